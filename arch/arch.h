@@ -1,0 +1,78 @@
+// The contract of a processor: what every arch/<cpu>/ folder defines, under the same file names.
+// Nothing above arch/ asks which processor this is.
+#pragma once
+
+#include <sys/user.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace godwit::arch {
+
+// The general registers as PTRACE_GETREGSET NT_PRSTATUS gives them, with what a tracer needs of them.
+struct Registers {
+  user_regs_struct raw{};
+
+  std::uint64_t instruction_pointer() const;
+  std::uint64_t stack_pointer() const;
+  void set_instruction_pointer(std::uint64_t address);
+  void set_stack_pointer(std::uint64_t address);
+  // The call the thread is in (or was interrupted in), or -1: none.
+  std::int64_t system_call() const;
+  std::uint64_t argument(int index) const;       // of the system call, 0..5
+  std::int64_t result() const;                   // of the system call
+};
+
+// A system call that the stop interrupted and that would go on through restart_syscall.
+struct InterruptedCall {
+  std::int64_t number = -1;
+  std::uint64_t arguments[6] = {};
+};
+
+// Rewrites registers so that resuming does what the kernel would have done after a stop without a
+// signal (signal(7)): the call is made again, or EINTR is returned. Returns true, and the call in
+// `interrupted`, when it has hidden state in the kernel (ERESTART_RESTARTBLOCK); such registers
+// become those that make the same call from its beginning.
+bool resolve_restart(Registers& registers, InterruptedCall* interrupted);
+
+// --- The stub: the only code that ever runs in a task -------------------------------------------
+// Position independent. Memory next to it (the save area) is read by its tail to restore the task
+// without help. See syscall_stub.S of the processor.
+
+// One row of a batch as the stub reads it.
+struct StubRow {
+  std::int64_t number;
+  std::uint64_t arguments[6];   // a value, or the byte offset of an earlier row's result in the table
+  std::uint32_t references;     // bit i: argument i is such an offset
+  std::uint32_t may_fail;
+  std::int64_t result;
+};
+static_assert(sizeof(StubRow) == 72);
+
+std::span<const std::byte> stub_code();
+// Bytes needed from the start of the code to the end of the save area.
+std::size_t stub_bytes();
+// The save area's content for this thread: `registers` and `mask` are the task's own, already
+// resolved for restart. Written behind the code at stub_save_offset().
+std::size_t stub_save_offset();
+std::size_t fill_stub_save_area(std::span<std::byte> area, const Registers& registers,
+                                std::uint64_t signal_mask, int process, int thread, int notify_signal);
+// Registers that make the stub at `stub` walk `count` rows at `rows`; `own` are the task's, for the
+// stack pointer and the segment bases.
+Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_t rows,
+                          std::uint64_t count);
+// Registers that make the stub do one call.
+Registers enter_stub_call(const Registers& own, std::uint64_t stub, std::int64_t number,
+                          std::span<const std::uint64_t> arguments);
+// After the stub has notified: rows done, or the single call's result.
+std::uint64_t stub_progress(const Registers& registers);
+
+// --- Facts ---------------------------------------------------------------------------------------
+std::string_view name();                   // "x86_64"
+int vector_note_type();                    // NT_X86_XSTATE, NT_PRFPREG
+std::uint64_t vector_state_mask();         // features whose state a task may have (XCR0); 0 if fixed
+std::size_t vector_state_bytes();          // size of the regset on this host
+
+}  // namespace godwit::arch

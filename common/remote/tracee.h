@@ -1,0 +1,79 @@
+// One thread under ptrace (ptrace(2)), seized, never attached: group stops stay what they are.
+//
+// Every request comes from the thread that seized it (the kernel insists). While a tracee is
+// stopped, registers() are the task's own: what RemoteTask does with it in the meantime is hidden,
+// and resume(), detach() and the destructor give back exactly what registers() says.
+#pragma once
+
+#include <signal.h>
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "arch/arch.h"
+#include "common/base/page_range.h"
+
+namespace godwit {
+
+struct RseqConfiguration {
+  Address address = 0;
+  std::uint32_t bytes = 0;
+  std::uint32_t signature = 0;
+  std::uint32_t flags = 0;
+};
+
+class Tracee {
+ public:
+  // Seizes a running thread. `kill_on_exit`: the thread dies with the tracer (skeletons).
+  // Throws Error (ESRCH: gone, EPERM: traced by another or protected).
+  static Tracee seize(pid_t tid, bool kill_on_exit);
+  // A new thread or process that a traced parent's clone made: already traced, about to stop.
+  static Tracee adopt(pid_t tid);
+
+  Tracee(Tracee&& other) noexcept;
+  Tracee& operator=(Tracee&& other) noexcept;
+  ~Tracee();  // gives the registers back and detaches; logs and goes on if that fails
+
+  pid_t tid() const { return tid_; }
+  bool stopped() const { return stopped_; }
+  bool gone() const { return gone_; }  // it exited while we looked
+
+  void interrupt();     // PTRACE_INTERRUPT, does not wait
+  void wait_stopped();  // until it is in a ptrace stop; captures registers; sets gone() on exit
+  void resume();        // goes on as if it had never been stopped
+  void detach();        // the same, and lets go
+
+  // The task's own state; only while stopped.
+  const arch::Registers& registers() const;
+  void set_registers(const arch::Registers& registers);
+  // What the registers must become for the thread to go on elsewhere: system call restart resolved
+  // (signal(7), "Interruption of system calls"), an rseq critical section aborted as the kernel would.
+  // Sets `blocked_call` when the call keeps hidden state in the kernel (ERESTART_RESTARTBLOCK).
+  arch::Registers portable_registers(std::optional<arch::InterruptedCall>* blocked_call) const;
+
+  std::vector<std::byte> vector_state() const;  // NT_X86_XSTATE / NT_PRFPREG, sized by the kernel
+  void set_vector_state(const std::vector<std::byte>& state);
+  std::uint64_t signal_mask() const;  // the task's own, also while a batch has replaced it
+  void set_signal_mask(std::uint64_t mask);
+  std::vector<siginfo_t> pending_signals(bool shared) const;  // PTRACE_PEEKSIGINFO, not consumed
+  std::optional<RseqConfiguration> rseq() const;              // PTRACE_GET_RSEQ_CONFIGURATION
+
+ private:
+  friend class RemoteTask;
+  friend class BatchRunner;
+  explicit Tracee(pid_t tid) : tid_(tid) {}
+
+  pid_t tid_ = -1;
+  bool stopped_ = false;
+  bool gone_ = false;
+  bool borrowed_ = false;  // the kernel's registers are not the task's own now
+  arch::Registers own_{};
+  std::uint64_t own_mask_ = 0;
+  bool mask_replaced_ = false;
+  std::vector<siginfo_t> taken_signals_;  // met during a batch, queued again on the way out
+};
+
+}  // namespace godwit
