@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 namespace godwit::arch {
 
-// The general registers as PTRACE_GETREGSET NT_PRSTATUS gives them, with what a tracer needs of them.
+// The general registers as PTRACE_GETREGSET NT_PRSTATUS gives them, with what a tracer needs of
+// them.
 struct Registers {
   user_regs_struct raw{};
 
@@ -21,8 +23,8 @@ struct Registers {
   void set_stack_pointer(std::uint64_t address);
   // The call the thread is in (or was interrupted in), or -1: none.
   std::int64_t system_call() const;
-  std::uint64_t argument(int index) const;       // of the system call, 0..5
-  std::int64_t result() const;                   // of the system call
+  std::uint64_t argument(int index) const;  // of the system call, 0..5
+  std::int64_t result() const;              // of the system call
 };
 
 // A system call that the stop interrupted and that would go on through restart_syscall.
@@ -37,6 +39,13 @@ struct InterruptedCall {
 // become those that make the same call from its beginning.
 bool resolve_restart(Registers& registers, InterruptedCall* interrupted);
 
+// Registers that are about to make a call (resolve_restart's) will make call `number` instead.
+void set_next_call(Registers& registers, std::int64_t number);
+// Argument 0..5 of the call that is about to be made, or has been.
+void set_argument(Registers& registers, int index, std::uint64_t value);
+// The instruction that makes a call.
+std::span<const std::byte> call_instruction();
+
 // --- The stub: the only code that ever runs in a task -------------------------------------------
 // Position independent. Memory next to it (the save area) is read by its tail to restore the task
 // without help. See syscall_stub.S of the processor.
@@ -44,8 +53,9 @@ bool resolve_restart(Registers& registers, InterruptedCall* interrupted);
 // One row of a batch as the stub reads it.
 struct StubRow {
   std::int64_t number;
-  std::uint64_t arguments[6];   // a value, or the byte offset of an earlier row's result in the table
-  std::uint32_t references;     // bit i: argument i is such an offset
+  std::uint64_t
+      arguments[6];          // a value, or the byte offset of an earlier row's result in the table
+  std::uint32_t references;  // bit i: argument i is such an offset
   std::uint32_t may_fail;
   std::int64_t result;
 };
@@ -54,11 +64,27 @@ static_assert(sizeof(StubRow) == 72);
 std::span<const std::byte> stub_code();
 // Bytes needed from the start of the code to the end of the save area.
 std::size_t stub_bytes();
-// The save area's content for this thread: `registers` and `mask` are the task's own, already
-// resolved for restart. Written behind the code at stub_save_offset().
+// How the code begins: 16 bytes that are never executed and tell ours from anything else.
+inline constexpr std::size_t kStubMarkerBytes = 16;
+// Where the save area is, from the start of the code.
 std::size_t stub_save_offset();
-std::size_t fill_stub_save_area(std::span<std::byte> area, const Registers& registers,
-                                std::uint64_t signal_mask, int process, int thread, int notify_signal);
+// What the tail needs to bring a thread back without a tracer. The registers and the mask are the
+// task's own as the stop showed them: an interrupted call is resolved here so that it goes on.
+// `process` and `thread` are ids as the task sees them.
+struct StubSaved {
+  Registers registers;
+  std::uint64_t signal_mask = 0;
+  int process = 0;
+  int thread = 0;
+  int notify_signal = 0;
+};
+// The save area's content. `vector_state` is the regset vector_note_type() where
+// tail_needs_vector_state(), else empty.
+std::vector<std::byte> make_stub_save_area(const StubSaved& saved,
+                                           std::span<const std::byte> vector_state);
+// The opposite; what the processor keeps elsewhere (segments) is taken from `current`.
+StubSaved read_stub_save_area(std::span<const std::byte> area, const Registers& current);
+bool tail_needs_vector_state();
 // Registers that make the stub at `stub` walk `count` rows at `rows`; `own` are the task's, for the
 // stack pointer and the segment bases.
 Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_t rows,
@@ -66,13 +92,20 @@ Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_
 // Registers that make the stub do one call.
 Registers enter_stub_call(const Registers& own, std::uint64_t stub, std::int64_t number,
                           std::span<const std::uint64_t> arguments);
+// True at the stop that the stub's notification makes.
+bool stub_has_notified(const Registers& registers, std::uint64_t stub);
 // After the stub has notified: rows done, or the single call's result.
 std::uint64_t stub_progress(const Registers& registers);
 
 // --- Facts ---------------------------------------------------------------------------------------
-std::string_view name();                   // "x86_64"
-int vector_note_type();                    // NT_X86_XSTATE, NT_PRFPREG
-std::uint64_t vector_state_mask();         // features whose state a task may have (XCR0); 0 if fixed
-std::size_t vector_state_bytes();          // size of the regset on this host
+std::string_view name();                             // "x86_64"
+std::string_view syscall_name(std::int64_t number);  // empty if unknown
+// False for a thread that executes another instruction set than ours (32-bit code).
+bool runs_native_code(const Registers& registers);
+// Regsets that a system call may change besides the general registers (SVE's upper halves).
+std::span<const int> notes_lost_by_calls();
+int vector_note_type();             // NT_X86_XSTATE, NT_PRFPREG
+std::uint64_t vector_state_mask();  // features whose state a task may have (XCR0); 0 if fixed
+std::size_t vector_state_bytes();   // size of the regset on this host
 
 }  // namespace godwit::arch

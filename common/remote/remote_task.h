@@ -2,14 +2,19 @@
 //
 // Where the code that makes the calls lives. On the source nothing is mapped for it: it sits in the
 // zero bytes behind the vDSO image (or behind the text of another executable mapping), written
-// through /proc/PID/mem into a private copy of that page, and given back as zeros. Its tail restores
-// the task's registers and mask by itself: when the agent dies in the middle of a batch, the kernel
-// detaches the task, the batch runs to its end, the tail finds no tracer and jumps back to where the
-// task was. What such a death leaves behind (the bytes, the scratch area) is found and removed by the
-// next attach. In a skeleton, whose vDSO has to be moved, the code gets a page of its own.
+// through /proc/PID/mem into a private copy of that page, and given back as zeros. Its tail
+// restores the task's registers and mask by itself: when the agent dies in the middle of a batch,
+// the kernel detaches the task, the batch runs to its end, the tail finds no tracer and jumps back
+// to where the task was. What such a death leaves behind (the bytes, the scratch area) is found and
+// removed by the next attach. In a skeleton, whose vDSO has to be moved, the code gets a page of
+// its own.
 //
 // Arguments, results and data are in a scratch area that is mapped for as long as the RemoteTask
 // lives and is never part of a description (is_scratch()).
+//
+// A task under seccomp is served by suspending its filters while it is in our code. An agent that
+// dies in the middle of a batch takes the suspension along: the rows left meet the filter, whatever
+// it does.
 //
 // Costs (see remote_bench): one ptrace round trip a batch, no allocation in the task a call.
 // Thread: all of it from the thread that attached.
@@ -30,30 +35,36 @@ namespace godwit {
 
 class RemoteTask {
  public:
-  // Seizes every thread of a running process; nothing stops yet. Removes what an agent that died
-  // left behind (at the first stop). Throws Error naming the pid.
+  // A running process; nothing is seized before stop(), and nothing stays traced after resume().
+  // What an agent that died left behind is removed at the first stop. Throws Error naming the pid
+  // (traced by another, protected, gone).
   static RemoteTask attach(pid_t host_pid);
 
-  // A skeleton: the process was made by a traced parent's clone and is stopped, or about to. It dies
-  // with the agent until let_live().
+  // A skeleton: the process was made by clone_process() of another, or runs and is seized now; it
+  // is stopped afterwards. It dies with the agent, or with this object, until let_live(). Code and
+  // scratch that came along with the copied address space are used on.
   static RemoteTask adopt_skeleton(pid_t host_pid);
 
   RemoteTask(RemoteTask&&) noexcept;
   RemoteTask& operator=(RemoteTask&&) noexcept;
-  ~RemoteTask();  // puts right, resumes and detaches
+  ~RemoteTask();  // puts right, resumes and detaches; ends a skeleton that was not let live
 
   pid_t host_pid() const;
 
-  // Stops all threads, also those that appear meanwhile; threads() is then complete, the leader first.
+  // Stops all threads, also those that appear meanwhile; threads() is then complete, the leader
+  // first.
   void stop();
-  // All go on exactly as if they had never been stopped. Waits for nothing.
+  // All go on exactly as if they had never been stopped. Waits for nothing. Tracees of an ordinary
+  // process are let go and threads() is empty until the next stop().
   void resume();
   bool stopped() const;
   std::vector<Tracee>& threads();
   Tracee& leader();
+  // Throws Error when no such thread is stopped here.
+  Tracee& thread_by_host_tid(pid_t tid);
 
-  // Runs a batch in the leader (or in `thread`); the process must be stopped. Throws Error naming the
-  // failing call, its arguments, its object and the errno.
+  // Runs a batch in the leader (or in `thread`); the process must be stopped. Throws Error naming
+  // the failing call, its arguments, its object and the errno.
   BatchOutcome run(const SyscallBatch& batch);
   BatchOutcome run_on(Tracee& thread, const SyscallBatch& batch);
   // The same, but a failing call is in the outcome instead of an exception.
@@ -61,7 +72,7 @@ class RemoteTask {
 
   // The descriptor of /proc/PID/mem, opened once, O_RDWR; it stays with this address space.
   int memory_fd() const;
-  void read_memory(Address from, std::span<std::byte> to) const;    // throws on a short read
+  void read_memory(Address from, std::span<std::byte> to) const;  // throws on a short read
   void write_memory(Address to, std::span<const std::byte> from);
   template <typename T>
   T read_value(Address from) const {
@@ -76,9 +87,16 @@ class RemoteTask {
 
   // True for the ranges that RemoteTask itself mapped.
   bool is_scratch(const PageRange& range) const;
+  // Unmaps the scratch area (the next batch maps one again). Before the process is frozen, since
+  // nothing can run in it then: detach() has only memory to write afterwards.
+  void unmap_scratch();
 
-  // Finishes: removes code and scratch from the task, restores every thread's registers and detaches.
-  // With `frozen` the process sits in a frozen cgroup and will go on when that is thawed.
+  // Brings a thread that was stopped inside the vDSO out of it, so that it can go on where another
+  // vDSO stands. Right after stop(): the thread runs on for some microseconds to get there.
+  void step_out_of_vdso(Tracee& thread);
+
+  // Finishes: removes code and scratch from the task, restores every thread's registers and
+  // detaches. A process in a frozen cgroup goes on when that is thawed.
   void detach();
 
   // --- Skeletons only ---------------------------------------------------------------------------
@@ -90,14 +108,19 @@ class RemoteTask {
   // the zeros behind the vDSO at `vdso`.
   void leave_home(const PageRange& vdso);
   // Makes a thread with this id (innermost pid namespace) by clone3 with set_tid; it is stopped.
+  // The reference is good until the next end_thread().
   Tracee& clone_thread(pid_t tid);
   // Ends a thread other than the leader.
   void end_thread(pid_t host_tid);
-  // Makes a child process with this id, by clone3 with set_tid in the leader; returns its host pid. It
-  // is traced (adopt_skeleton) and is a copy of this process. `set_tid` 0: any id.
+  // Makes a child process with this id, by clone3 with set_tid in the leader; returns its host pid.
+  // It is traced (adopt_skeleton) and is a copy of this process. `set_tid` 0: any id.
   pid_t clone_process(pid_t set_tid);
-  // The process no longer dies with the agent.
+  // The process no longer dies with the agent. Its threads have their registers from here on.
   void let_live();
+
+  // Where the data of a batch of this size will be: for structures that hold pointers into it.
+  // Valid up to the next batch that has more data.
+  Address data_address(const SyscallBatch& batch);
 
  private:
   struct State;

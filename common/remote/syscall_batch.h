@@ -1,8 +1,12 @@
 // A batch of system calls to be made inside a stopped task, as data.
 //
-// Straight line only: a row is a call; an argument is a number, the result of an earlier row, or the
-// address of bytes that travel with the batch. A batch stops at the first failing row unless the row
-// may fail. There are no jumps and no arithmetic: what needs a decision needs two batches.
+// Straight line only: a row is a call; an argument is a number, the result of an earlier row, or
+// the address of bytes that travel with the batch. A batch stops at the first failing row unless
+// the row may fail. There are no jumps and no arithmetic: what needs a decision needs two batches.
+//
+// A call that can wait with a timeout (nanosleep, poll, futex with one) has no place in a batch
+// that runs in somebody else's program: it overwrites what the kernel keeps of the call that the
+// stop interrupted (restart_syscall(2)).
 //
 //   SyscallBatch batch;
 //   const DataAt path = batch.put_string("/srv/db.log");
@@ -16,6 +20,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -39,9 +44,9 @@ class Argument {
   enum class Kind : std::uint8_t { kValue, kRow, kData };
 
   template <typename T>
-    requires std::is_integral_v<T> || std::is_enum_v<T>
-  Argument(T value) : value_(static_cast<std::uint64_t>(value)) {}  // NOLINT: meant to convert
-  Argument(RowResult row) : kind_(Kind::kRow), value_(row.row) {}   // NOLINT
+  requires std::is_integral_v<T> || std::is_enum_v<T> Argument(T value)
+      : value_(static_cast<std::uint64_t>(value)) {}                  // NOLINT: meant to convert
+  Argument(RowResult row) : kind_(Kind::kRow), value_(row.row) {}     // NOLINT
   Argument(DataAt data) : kind_(Kind::kData), value_(data.offset) {}  // NOLINT
 
   Kind kind() const { return kind_; }
@@ -73,9 +78,15 @@ class SyscallBatch {
   DataAt put(std::span<const std::byte> bytes);
   DataAt put_string(std::string_view text);  // with a terminating 0
   template <typename T>
-    requires std::is_trivially_copyable_v<T>
-  DataAt put_value(const T& value) {
+  requires std::is_trivially_copyable_v<T> DataAt put_value(const T& value) {
     return put(std::as_bytes(std::span(&value, 1)));
+  }
+  // Writes over bytes put or reserved before.
+  template <typename T>
+  requires std::is_trivially_copyable_v<T>
+  void set_value(DataAt at, const T& value) {
+    if (at.offset + sizeof value > data_.size()) throw std::out_of_range("data of a batch");
+    __builtin_memcpy(data_.data() + at.offset, &value, sizeof value);
   }
   // Zeroed bytes that the calls write: read them from the outcome.
   DataAt reserve(std::size_t bytes);

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "arch/arch.h"
@@ -37,9 +38,11 @@ class Tracee {
   Tracee& operator=(Tracee&& other) noexcept;
   ~Tracee();  // gives the registers back and detaches; logs and goes on if that fails
 
-  pid_t tid() const { return tid_; }
+  pid_t tid() const { return tid_.number; }
   bool stopped() const { return stopped_; }
   bool gone() const { return gone_; }  // it exited while we looked
+  // SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU when the process was stopped by it before we came, else 0.
+  int group_stop_signal() const { return group_stop_signal_; }
 
   void interrupt();     // PTRACE_INTERRUPT, does not wait
   void wait_stopped();  // until it is in a ptrace stop; captures registers; sets gone() on exit
@@ -50,8 +53,9 @@ class Tracee {
   const arch::Registers& registers() const;
   void set_registers(const arch::Registers& registers);
   // What the registers must become for the thread to go on elsewhere: system call restart resolved
-  // (signal(7), "Interruption of system calls"), an rseq critical section aborted as the kernel would.
-  // Sets `blocked_call` when the call keeps hidden state in the kernel (ERESTART_RESTARTBLOCK).
+  // (signal(7), "Interruption of system calls"), an rseq critical section aborted as the kernel
+  // would. Sets `blocked_call` when the call keeps hidden state in the kernel
+  // (ERESTART_RESTARTBLOCK).
   arch::Registers portable_registers(std::optional<arch::InterruptedCall>* blocked_call) const;
 
   std::vector<std::byte> vector_state() const;  // NT_X86_XSTATE / NT_PRFPREG, sized by the kernel
@@ -66,14 +70,41 @@ class Tracee {
   friend class BatchRunner;
   explicit Tracee(pid_t tid) : tid_(tid) {}
 
-  pid_t tid_ = -1;
+  // Moves away with the tracee, so that only one of them lets the thread go.
+  struct Tid {
+    explicit Tid(pid_t of) : number(of) {}
+    Tid(Tid&& other) noexcept : number(std::exchange(other.number, -1)) {}
+    pid_t number;
+  };
+
+  // One waitpid(2): true when the thread stopped or is gone. `status` is waitpid's.
+  bool try_wait(int flags, int* status);
+  void note_stop(int status);
+  void read_own_state();
+  // The thread leaves its stop; the signal whose delivery the stop interrupted goes on.
+  void go(int signal);
+  // Registers and mask become the task's own again; the thread stays stopped.
+  void give_back();
+  // Where it must go on when our code has run in between: the kernel aborts an rseq critical
+  // section at every preemption, and would not see this one.
+  void abort_rseq_section(arch::Registers& registers) const;
+  void let_go() noexcept;
+
+  Tid tid_;
+  pid_t inner_tid_ = 0;        // as the task sees it; 0: not known yet
+  std::uint64_t options_ = 0;  // PTRACE_O_*
   bool stopped_ = false;
   bool gone_ = false;
-  bool borrowed_ = false;  // the kernel's registers are not the task's own now
+  bool borrowed_ = false;     // the kernel's registers are not the task's own now
+  bool own_changed_ = false;  // since they were written to the save area
   arch::Registers own_{};
   std::uint64_t own_mask_ = 0;
   bool mask_replaced_ = false;
+  bool in_signal_stop_ = false;
+  int stop_signal_ = 0;  // the signal that the stop holds up and that goes on with the thread
+  int group_stop_signal_ = 0;
   std::vector<siginfo_t> taken_signals_;  // met during a batch, queued again on the way out
+  std::vector<std::pair<int, std::vector<std::byte>>> lost_regsets_;
 };
 
 }  // namespace godwit

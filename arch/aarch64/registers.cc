@@ -1,0 +1,52 @@
+// General registers and facts of aarch64 (syscall(2), ptrace(2), arch/arm64/kernel/signal.c).
+#include <elf.h>
+#include <sys/auxv.h>
+
+#include <array>
+
+#include "arch/arch.h"
+
+#ifndef NT_ARM_SVE
+#define NT_ARM_SVE 0x405
+#endif
+
+namespace godwit::arch {
+
+namespace {
+
+constexpr std::uint64_t kPstate32Bit = 0x10;
+
+// A system call leaves of SVE only what FPSIMD has (Documentation/arch/arm64/sve.rst).
+constexpr std::array<int, 1> kLostByCalls = {NT_ARM_SVE};
+
+}  // namespace
+
+std::uint64_t Registers::instruction_pointer() const { return raw.pc; }
+std::uint64_t Registers::stack_pointer() const { return raw.sp; }
+void Registers::set_instruction_pointer(std::uint64_t address) { raw.pc = address; }
+void Registers::set_stack_pointer(std::uint64_t address) { raw.sp = address; }
+
+// The kernel forgets the number before it stops a thread on its way out of a call, and x8 holds one
+// also when the thread is in no call: not known.
+std::int64_t Registers::system_call() const { return -1; }
+std::uint64_t Registers::argument(int index) const { return raw.regs[index]; }
+std::int64_t Registers::result() const { return static_cast<std::int64_t>(raw.regs[0]); }
+
+// This kernel rewinds to the call before it stops the thread, for every kind of restart: the
+// registers are already those that make it again from its beginning, and what it was cannot be seen
+// from them.
+bool resolve_restart(Registers&, InterruptedCall*) { return false; }
+
+std::string_view name() { return "aarch64"; }
+
+bool runs_native_code(const Registers& registers) {
+  return (registers.raw.pstate & kPstate32Bit) == 0;
+}
+
+std::span<const int> notes_lost_by_calls() { return kLostByCalls; }
+
+int vector_note_type() { return NT_PRFPREG; }
+std::uint64_t vector_state_mask() { return getauxval(AT_HWCAP); }
+std::size_t vector_state_bytes() { return 528; }  // struct user_fpsimd_state
+
+}  // namespace godwit::arch

@@ -1,0 +1,17 @@
+#include "common/kernel/fd_limit.h"
+
+#include <sys/resource.h>
+
+#include "common/base/error.h"
+
+namespace godwit {
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_system("read RLIMIT_NOFILE");
+  if (limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) throw_system("raise RLIMIT_NOFILE");
+}
+
+}  // namespace godwit

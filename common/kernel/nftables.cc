@@ -1,0 +1,37 @@
+#include "common/kernel/nftables.h"
+
+// The header of version 1.0.6 declares C functions without saying so to C++.
+extern "C" {
+#include <nftables/libnftables.h>
+}
+
+#include <algorithm>
+#include <cerrno>
+
+#include "common/base/error.h"
+
+namespace godwit {
+
+void Nftables::Deleter::operator()(nft_ctx* context) const { nft_ctx_free(context); }
+
+Nftables::Nftables() : context_(nft_ctx_new(NFT_CTX_DEFAULT)) {
+  if (!context_) throw_errno(ENOMEM, "nftables context");
+  nft_ctx_buffer_error(context_.get());
+  nft_ctx_buffer_output(context_.get());
+}
+
+bool Nftables::try_run(const std::string& commands) {
+  return nft_run_cmd_from_buffer(context_.get(), commands.c_str()) == 0;
+}
+
+void Nftables::run(const std::string& commands) {
+  if (try_run(commands)) return;
+  constexpr std::size_t kStoryBytesMax = 400;  // nft repeats the commands, which may be long
+  std::string story = nft_ctx_get_error_buffer(context_.get());
+  story.resize(std::min(story.size(), kStoryBytesMax));
+  std::replace(story.begin(), story.end(), '\n', ' ');
+  throw Error("nftables: " + story, 0,
+              "nf_tables and nfnetlink_log must be in the kernel or loadable");
+}
+
+}  // namespace godwit

@@ -1,0 +1,23 @@
+// Time namespaces (time_namespaces(7)): offsets of CLOCK_MONOTONIC and CLOCK_BOOTTIME, nanoseconds.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+
+namespace godwit {
+
+struct TimeOffsets {
+  std::int64_t monotonic_ns = 0;
+  std::int64_t boottime_ns = 0;
+};
+
+// The offsets that a task sees relative to the host's clocks. Zero where the kernel has no time
+// namespaces. Throws Error naming the pid when it is gone.
+TimeOffsets read_time_offsets(pid_t pid);
+
+// Children made from now on live in a new time namespace with these offsets. The calling process
+// itself stays where it is. Throws Error.
+void enter_time_namespace_for_children(const TimeOffsets& offsets);
+
+}  // namespace godwit

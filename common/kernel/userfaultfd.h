@@ -1,0 +1,42 @@
+// userfaultfd(2): requests on a descriptor that belongs to an address space, its own or another's
+// (ioctl_userfaultfd(2)). Constants that the C library's headers lack are here.
+#pragma once
+
+#include <linux/userfaultfd.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/base/page_range.h"
+#include "common/base/unique_fd.h"
+
+namespace godwit {
+
+inline constexpr std::uint64_t kUffdWriteProtectUnpopulated = 1 << 13;  // Linux 6.4
+inline constexpr std::uint64_t kUffdWriteProtectAsync = 1 << 15;        // Linux 6.7
+
+// A descriptor for the calling process; for another one the call is made inside it (RemoteTask) and
+// the descriptor fetched with pidfd_getfd(2). Throws Error.
+UniqueFd make_userfaultfd();
+
+// UFFDIO_API; once for each descriptor. Throws Error when the kernel lacks one of the features.
+void userfaultfd_enable(int uffd, std::uint64_t features);
+// The same; false when the kernel lacks one. The descriptor is useless then.
+bool try_userfaultfd_enable(int uffd, std::uint64_t features);
+
+// UFFDIO_REGISTER with UFFDIO_REGISTER_MODE_* bits. 0 or the errno: EINVAL: no such mapping, or one
+// that cannot be registered; EBUSY: another descriptor has it.
+int try_userfaultfd_register(int uffd, const PageRange& range, std::uint64_t mode);
+void userfaultfd_register(int uffd, const PageRange& range, std::uint64_t mode);
+int try_userfaultfd_unregister(int uffd, const PageRange& range);
+
+// UFFDIO_COPY of missing pages. `bytes` were copied, then `code` (0: all of it) stopped it: EEXIST:
+// the next page is there already; EAGAIN: the address space is changing, try again; ENOENT: no such
+// registered mapping, or the range crosses its end; ESRCH: the address space is gone.
+struct CopyOutcome {
+  std::uint64_t bytes = 0;
+  int code = 0;
+};
+CopyOutcome userfaultfd_copy(int uffd, Address to, const std::byte* from, std::uint64_t bytes);
+
+}  // namespace godwit

@@ -1,0 +1,127 @@
+#include "common/model/host_features.h"
+
+#include <elf.h>
+#include <fmt/format.h>
+#include <link.h>
+#include <sys/auxv.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "arch/arch.h"
+#include "common/base/error.h"
+#include "common/base/unique_fd.h"
+#include "common/kernel/proc_maps.h"
+#include "common/kernel/proc_text.h"
+
+namespace godwit {
+namespace {
+
+template <typename T>
+T read_struct(std::span<const std::byte> from, std::uint64_t offset) {
+  if (offset > from.size() || from.size() - offset < sizeof(T)) {
+    fail("the vDSO image is cut short at byte {}", from.size());
+  }
+  T value;
+  std::memcpy(&value, from.data() + offset, sizeof(T));
+  return value;
+}
+
+// Where the ELF file ends: behind its last segment or its section headers.
+std::size_t elf_bytes(std::span<const std::byte> image) {
+  const auto header = read_struct<ElfW(Ehdr)>(image, 0);
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
+      header.e_phentsize != sizeof(ElfW(Phdr))) {
+    fail("the vDSO image is no ELF file of this processor");
+  }
+  std::uint64_t end = sizeof(header);
+  end = std::max<std::uint64_t>(
+      end, header.e_shoff + static_cast<std::uint64_t>(header.e_shnum) * header.e_shentsize);
+  for (std::uint64_t i = 0; i < header.e_phnum; ++i) {
+    const auto segment = read_struct<ElfW(Phdr)>(image, header.e_phoff + i * sizeof(ElfW(Phdr)));
+    end = std::max<std::uint64_t>(end, segment.p_offset + segment.p_filesz);
+  }
+  if (end > image.size()) fail("the vDSO image is {} bytes, {} are mapped", end, image.size());
+  return end;
+}
+
+// AT_SYSINFO_EHDR would do for the start; the end is in maps only.
+std::uint64_t own_vdso_hash() {
+  for (const MapsLine& line : read_maps(::getpid())) {
+    if (line.path != "[vdso]") continue;
+    return hash_vdso({reinterpret_cast<const std::byte*>(line.range.start), line.range.bytes()});
+  }
+  return 0;
+}
+
+std::string hosts(const proto::HostFeatures& source, const proto::HostFeatures& destination) {
+  return fmt::format("{} and {}", source.host_name(), destination.host_name());
+}
+
+}  // namespace
+
+std::uint64_t hash_vdso(std::span<const std::byte> mapped) {
+  return XXH3_64bits(mapped.data(), elf_bytes(mapped));
+}
+
+proto::HostFeatures read_host_features() {
+  utsname names{};
+  if (::uname(&names) != 0) throw_system("uname");
+  proto::HostFeatures features;
+  features.set_host_name(names.nodename);
+  features.set_kernel_release(names.release);
+  features.set_architecture(std::string(arch::name()));
+  features.set_vector_state_mask(arch::vector_state_mask());
+  features.set_vector_state_bytes(static_cast<std::uint32_t>(arch::vector_state_bytes()));
+  features.set_vdso_hash(own_vdso_hash());
+  features.set_page_bytes(static_cast<std::uint32_t>(::sysconf(_SC_PAGESIZE)));
+  const std::string pid_max = read_file("/proc/sys/kernel/pid_max");
+  features.set_pid_max(parse_number<std::uint32_t>(trim(pid_max), "/proc/sys/kernel/pid_max"));
+  return features;
+}
+
+void compare_features(const proto::HostFeatures& source, const proto::HostFeatures& destination,
+                      Findings& findings) {
+  if (source.architecture() != destination.architecture()) {
+    refuse(findings, "architecture-differs", hosts(source, destination),
+           fmt::format("the processors are {} and {}", source.architecture(),
+                       destination.architecture()),
+           "move to a host with the same kind of processor");
+    return;  // Nothing below can be compared between two kinds of processor.
+  }
+  if (source.page_bytes() != destination.page_bytes()) {
+    refuse(findings, "page-size-differs", hosts(source, destination),
+           fmt::format("pages are {} and {} bytes", source.page_bytes(), destination.page_bytes()),
+           "move to a host whose kernel has the same page size");
+  }
+  const std::uint64_t missing = source.vector_state_mask() & ~destination.vector_state_mask();
+  if (missing != 0) {
+    refuse(findings, "processor-state-missing", destination.host_name(),
+           fmt::format("the processor lacks register state that programs on {} may use "
+                       "(XCR0 bits {:#x})",
+                       source.host_name(), missing),
+           "move to a host whose processor has at least the same features");
+  } else if (source.vector_state_mask() == destination.vector_state_mask() &&
+             source.vector_state_bytes() != destination.vector_state_bytes()) {
+    refuse(findings, "processor-state-missing", destination.host_name(),
+           fmt::format("the same register state takes {} bytes there and {} here",
+                       destination.vector_state_bytes(), source.vector_state_bytes()),
+           "move to a host with the same kind of processor");
+  }
+  if (source.vdso_hash() != destination.vdso_hash()) {
+    refuse(findings, "vdso-differs", hosts(source, destination),
+           fmt::format("the kernels ({} and {}) give programs different vDSO code",
+                       source.kernel_release(), destination.kernel_release()),
+           "boot the same kernel on both hosts");
+  } else if (source.kernel_release() != destination.kernel_release()) {
+    warn(findings, "kernel-differs", hosts(source, destination),
+         fmt::format("the kernels are {} and {}", source.kernel_release(),
+                     destination.kernel_release()),
+         "nothing to do unless the program depends on the kernel's version");
+  }
+}
+
+}  // namespace godwit

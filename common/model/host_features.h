@@ -1,0 +1,26 @@
+// What of a host a restored process depends on, beyond its files: kernel, processor, vDSO.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "common/model/findings.h"
+#include "proto/control.pb.h"
+
+namespace godwit {
+
+// Of this host, as this process sees it. Throws Error naming what can't be read.
+proto::HostFeatures read_host_features();
+
+// XXH3-64 of a vDSO image from its ELF header to the end of the ELF file: the slack behind it, up
+// to the page's end, may hold the code of an agent. `mapped` is the whole [vdso] area. Throws Error
+// when it is no ELF image of this processor.
+std::uint64_t hash_vdso(std::span<const std::byte> mapped);
+
+// What of the source's host the destination's lacks. Refuses: architecture-differs,
+// page-size-differs, processor-state-missing, vdso-differs; warns: kernel-differs.
+void compare_features(const proto::HostFeatures& source, const proto::HostFeatures& destination,
+                      Findings& findings);
+
+}  // namespace godwit

@@ -1,0 +1,122 @@
+#include "common/model/layout_diff.h"
+
+#include <algorithm>
+
+#include "common/base/error.h"
+
+namespace godwit {
+namespace {
+
+bool is_special(const proto::Mapping& area) {
+  return area.backing() == proto::BACKING_VDSO || area.backing() == proto::BACKING_VVAR;
+}
+
+const std::string& path_of(const proto::Mappings& all, const proto::Mapping& area) {
+  return all.files(static_cast<int>(area.file())).path();
+}
+
+// Flags that only mmap can set.
+constexpr std::uint64_t kFixedFlags = proto::AREA_GROWS_DOWN | proto::AREA_NO_RESERVE;
+
+bool same_backing(const proto::Mappings& have, const proto::Mapping& a, const proto::Mappings& want,
+                  const proto::Mapping& b, Address at) {
+  if (a.backing() != b.backing() || a.shared() != b.shared()) return false;
+  if ((a.flags() & kFixedFlags) != (b.flags() & kFixedFlags)) return false;
+  switch (a.backing()) {
+    case proto::BACKING_FILE:
+      return path_of(have, a) == path_of(want, b) && offset_at(a, at) == offset_at(b, at);
+    case proto::BACKING_SHARED_ANONYMOUS:
+      return a.shared_object() == b.shared_object() && offset_at(a, at) == offset_at(b, at);
+    default:
+      return true;
+  }
+}
+
+bool same_attributes(const proto::Mapping& a, const proto::Mapping& b) {
+  return a.protection() == b.protection() && a.flags() == b.flags() && a.name() == b.name();
+}
+
+// Walks the areas of one side in step with the boundaries of both.
+class Cursor {
+ public:
+  explicit Cursor(const proto::Mappings& mappings) : mappings_(mappings) { skip_special(); }
+
+  const proto::Mapping* area() const {
+    return index_ < mappings_.areas_size() ? &mappings_.areas(index_) : nullptr;
+  }
+  // The area that covers `at`, if any.
+  const proto::Mapping* covering(Address at) const {
+    const proto::Mapping* here = area();
+    return here != nullptr && here->start() <= at ? here : nullptr;
+  }
+  // The next boundary behind `at`.
+  Address boundary(Address at) const {
+    const proto::Mapping* here = area();
+    if (here == nullptr) return UINT64_MAX;
+    return here->start() > at ? here->start() : here->end();
+  }
+  void pass(Address at) {
+    while (area() != nullptr && area()->end() <= at) {
+      ++index_;
+      skip_special();
+    }
+  }
+
+ private:
+  void skip_special() {
+    while (area() != nullptr && is_special(*area())) ++index_;
+  }
+  const proto::Mappings& mappings_;
+  int index_ = 0;
+};
+
+}  // namespace
+
+std::uint64_t offset_at(const proto::Mapping& area, Address address) {
+  return area.offset() + (address - area.start());
+}
+
+LayoutDiff diff_layout(const proto::Mappings& have, const proto::Mappings& want) {
+  LayoutDiff diff;
+  Cursor old_areas(have);
+  Cursor new_areas(want);
+  Address at = 0;
+  while (old_areas.area() != nullptr || new_areas.area() != nullptr) {
+    const Address end = std::min(old_areas.boundary(at), new_areas.boundary(at));
+    const proto::Mapping* before = old_areas.covering(at);
+    const proto::Mapping* after = new_areas.covering(at);
+    const LayoutSegment segment{{at, end}, before, after};
+    if (before != nullptr && after != nullptr && same_backing(have, *before, want, *after, at)) {
+      if (!same_attributes(*before, *after)) diff.change.push_back(segment);
+    } else {
+      if (before != nullptr) diff.unmap.push_back(segment.range);
+      if (after != nullptr) diff.map.push_back({segment.range, nullptr, after});
+    }
+    at = end;
+    old_areas.pass(at);
+    new_areas.pass(at);
+  }
+  return diff;
+}
+
+void check_mappings(const proto::Mappings& mappings) {
+  Address last = 0;
+  for (const proto::Mapping& area : mappings.areas()) {
+    const auto range = PageRange::make(area.start(), area.end());
+    if (!range || range->start < last) {
+      fail("description: area {:x}-{:x} is empty, unaligned or out of order", area.start(),
+           area.end());
+    }
+    if (range->end > 0x0100'0000'0000'0000) {
+      fail("description: area {:x}-{:x} is outside of any address space", area.start(), area.end());
+    }
+    if (area.backing() == proto::BACKING_FILE &&
+        area.file() >= static_cast<std::uint32_t>(mappings.files_size())) {
+      fail("description: area {:x}-{:x} names file {} of {}", area.start(), area.end(), area.file(),
+           mappings.files_size());
+    }
+    last = range->end;
+  }
+}
+
+}  // namespace godwit

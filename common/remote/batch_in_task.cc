@@ -1,0 +1,236 @@
+// A batch on its way: scratch area, rows with their references, results, errors.
+#include <fmt/format.h>
+#include <linux/prctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/base/error.h"
+#include "common/kernel/proc_maps.h"
+#include "common/remote/remote_task_state.h"
+
+namespace godwit {
+namespace {
+
+using arch::StubRow;
+
+constexpr std::uint64_t kScratchBytes = 256 << 10;
+constexpr std::uint64_t kChunkRowsMin = 256;
+
+std::uint64_t round_up(std::uint64_t value, std::uint64_t to) { return (value + to - 1) / to * to; }
+
+// Rows stand behind the data, aligned.
+std::uint64_t rows_offset(const SyscallBatch& batch) { return round_up(batch.data().size(), 16); }
+
+// Data, and rows enough that a chunk is worth its round trip.
+std::uint64_t scratch_needed(const SyscallBatch& batch) {
+  return kScratchHeaderBytes + rows_offset(batch) + sizeof(StubRow) * kChunkRowsMin;
+}
+
+std::string show_value(std::uint64_t value) {
+  const auto number = static_cast<std::int64_t>(value);
+  return number > -4096 && number < 65536 ? fmt::format("{}", number) : fmt::format("{:#x}", value);
+}
+
+// The text at a place in the batch's data, if it is one.
+std::string show_text(const std::vector<std::byte>& data, std::uint64_t offset) {
+  std::string text;
+  for (; offset < data.size() && text.size() < 200; ++offset) {
+    const char c = static_cast<char>(data[offset]);
+    if (c == '\0') return text.empty() ? text : fmt::format(" \"{}\"", text);
+    if (c < ' ' || c > '~') return {};
+    text += c;
+  }
+  return {};
+}
+
+}  // namespace
+
+void RemoteTask::State::prepare(Tracee& thread) {
+  if (!stopped) fail("process {} runs: no batch can be run in it", pid);
+  if (runner.code() != 0 && !site_checked && !site_is_intact(memory, runner.code())) {
+    memory = TaskMemory(pid);  // it has called execve(2) since
+    record = {};
+    runner.set_code(0);
+  }
+  if (runner.code() == 0) {
+    const Address room = find_room_for_site(memory, read_maps(pid));
+    record = {};
+    write_site(memory, room, record);
+    runner.set_code(room);
+  }
+  site_checked = true;
+  if (runner.owner() == thread.tid() || expendable) return;
+  // The save area is for one thread: nobody else may stand in the stub.
+  for (Tracee& other : threads) {
+    if (&other != &thread) other.give_back();
+  }
+}
+
+std::int64_t RemoteTask::State::call(Tracee& thread, long number,
+                                     std::initializer_list<std::uint64_t> arguments) {
+  prepare(thread);
+  return runner.call(thread, number, arguments);
+}
+
+void RemoteTask::State::map_scratch(Tracee& thread, std::uint64_t bytes) {
+  std::vector<PageRange> taken;
+  for (const MapsLine& line : read_maps(pid)) taken.push_back(line.range);
+  const PageRange hole = find_hole({taken}, bytes);
+  // On record before it exists, so that no instant leaves it unknown.
+  record.scratch_start = hole.start;
+  record.scratch_bytes = hole.bytes();
+  write_site_record(memory, runner.code(), record);
+  const std::int64_t got = call(
+      thread, SYS_mmap,
+      {hole.start, hole.bytes(), PROT_READ | PROT_WRITE,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, ~std::uint64_t{0}, 0});
+  if (got < 0) {
+    record.scratch_start = record.scratch_bytes = 0;
+    write_site_record(memory, runner.code(), record);
+    throw_errno(static_cast<int>(-got),
+                fmt::format("map a scratch area of {} bytes in process {}", bytes, pid));
+  }
+  std::vector<std::byte> header(kScratchHeaderBytes);
+  std::ranges::copy(arch::stub_code().first(arch::kStubMarkerBytes), header.begin());
+  constexpr std::string_view kName = "godwit";
+  std::memcpy(header.data() + arch::kStubMarkerBytes, kName.data(), kName.size());
+  memory.write(hole.start, header);
+  if (!skeleton) {
+    // A child of the running process does not get it; a skeleton's copies need it.
+    call(thread, SYS_madvise, {hole.start, hole.bytes(), MADV_DONTFORK});
+  }
+  // For whoever reads maps; a kernel without CONFIG_ANON_VMA_NAME refuses.
+  call(thread, SYS_prctl,
+       {PR_SET_VMA, PR_SET_VMA_ANON_NAME, hole.start, hole.bytes(),
+        hole.start + arch::kStubMarkerBytes});
+}
+
+void RemoteTask::State::unmap_scratch(Tracee& thread) {
+  const std::int64_t got = call(thread, SYS_munmap, {record.scratch_start, record.scratch_bytes});
+  if (got < 0) {
+    throw_errno(static_cast<int>(-got), fmt::format("unmap the scratch area of process {}", pid));
+  }
+  record.scratch_start = record.scratch_bytes = 0;
+  write_site_record(memory, runner.code(), record);
+}
+
+void RemoteTask::State::need_scratch(Tracee& thread, std::uint64_t bytes) {
+  if (has_scratch() && record.scratch_bytes >= bytes) return;
+  if (has_home()) {
+    fail("a batch with {} bytes of data does not fit into the home of process {}", bytes, pid);
+  }
+  if (has_scratch()) unmap_scratch(thread);
+  map_scratch(thread, std::max(kScratchBytes, round_up(bytes, kPageSize)));
+}
+
+std::uint64_t RemoteTask::State::rows_that_fit(const SyscallBatch& batch) const {
+  const std::uint64_t room = record.scratch_bytes - kScratchHeaderBytes - rows_offset(batch);
+  return room / sizeof(StubRow);
+}
+
+// Lays out rows from `first` on, as many as fit; how many.
+std::size_t RemoteTask::State::write_chunk(const SyscallBatch& batch, std::size_t first,
+                                           const std::vector<std::int64_t>& results) {
+  const Address data = record.scratch_start + kScratchHeaderBytes;
+  const std::uint64_t offset = rows_offset(batch);
+  const std::size_t count =
+      std::min<std::size_t>(batch.rows().size() - first, rows_that_fit(batch));
+  buffer.resize(offset + count * sizeof(StubRow));
+  for (std::size_t i = 0; i < count; ++i) {
+    const SyscallBatch::Row& row = batch.rows()[first + i];
+    StubRow out{row.number, {}, 0, row.may_fail ? 1u : 0u, 0};
+    for (std::size_t a = 0; a < row.arguments.size(); ++a) {
+      const Argument& argument = row.arguments[a];
+      std::uint64_t value = argument.value();
+      if (argument.kind() == Argument::Kind::kData) {
+        value += data;
+      } else if (argument.kind() == Argument::Kind::kRow && value >= first) {
+        value = (value - first) * sizeof(StubRow) + offsetof(StubRow, result);
+        out.references |= 1u << a;
+      } else if (argument.kind() == Argument::Kind::kRow) {
+        value = static_cast<std::uint64_t>(results[value]);  // of an earlier chunk
+      }
+      out.arguments[a] = value;
+    }
+    std::memcpy(buffer.data() + offset + i * sizeof(StubRow), &out, sizeof out);
+  }
+  // The data go along with the first rows; later they are the task's.
+  const std::uint64_t skip = first == 0 ? 0 : offset;
+  memory.write(data + skip, std::span(buffer).subspan(skip));
+  return count;
+}
+
+Address RemoteTask::data_address(const SyscallBatch& batch) {
+  Tracee& thread = leader();
+  state_->prepare(thread);
+  state_->need_scratch(thread, scratch_needed(batch));
+  return state_->record.scratch_start + kScratchHeaderBytes;
+}
+
+BatchOutcome RemoteTask::State::run(Tracee& thread, const SyscallBatch& batch) {
+  if (batch.empty()) return BatchOutcome({}, batch.data(), true);
+  prepare(thread);
+  const std::uint64_t offset = rows_offset(batch);
+  need_scratch(thread, scratch_needed(batch));
+  const Address data = record.scratch_start + kScratchHeaderBytes;
+  buffer.resize(offset);
+  std::copy(batch.data().begin(), batch.data().end(), buffer.begin());
+  std::vector<std::int64_t> results;
+  results.reserve(batch.rows().size());
+  while (results.size() < batch.rows().size()) {
+    const std::size_t first = results.size();
+    const std::size_t count = write_chunk(batch, first, results);
+    const std::size_t done = runner.walk(thread, data + offset, count);
+    // One row beyond those done, if it stopped there, has the failure.
+    memory.read(data + offset, std::span(buffer).subspan(offset, done * sizeof(StubRow)));
+    for (std::size_t i = 0; i < done; ++i) {
+      StubRow row;
+      std::memcpy(&row, buffer.data() + offset + i * sizeof(StubRow), sizeof row);
+      results.push_back(row.result);
+    }
+    if (done < count) break;
+    if (!batch.rows()[results.size() - 1].may_fail && results.back() < 0 &&
+        results.back() >= -4095) {
+      break;
+    }
+  }
+  std::vector<std::byte> content(batch.data().size());
+  memory.read(data, content);
+  const bool failed =
+      results.size() < batch.rows().size() ||
+      (!batch.rows().back().may_fail && results.back() < 0 && results.back() >= -4095);
+  return BatchOutcome(std::move(results), std::move(content), !failed);
+}
+
+void RemoteTask::State::throw_failed_row(const Tracee& thread, const SyscallBatch& batch,
+                                         const BatchOutcome& outcome) const {
+  const std::size_t index = outcome.results().size() - 1;
+  const SyscallBatch::Row& row = batch.rows()[index];
+  std::string text = syscall_name(row.number) + "(";
+  for (std::size_t i = 0; i < row.arguments.size(); ++i) {
+    const Argument& argument = row.arguments[i];
+    if (i > 0) text += ", ";
+    switch (argument.kind()) {
+      case Argument::Kind::kValue:
+        text += show_value(argument.value());
+        break;
+      case Argument::Kind::kRow:
+        text += show_value(static_cast<std::uint64_t>(outcome.results()[argument.value()]));
+        break;
+      case Argument::Kind::kData:
+        text +=
+            fmt::format("data+{}{}", argument.value(), show_text(batch.data(), argument.value()));
+        break;
+    }
+  }
+  text += fmt::format(") in process {}", pid);
+  if (thread.tid() != pid) text += fmt::format(" thread {}", thread.tid());
+  text += fmt::format(", row {} of {}", index, batch.rows().size());
+  if (!row.object.empty()) text = fmt::format("{}: {}", row.object, text);
+  throw_errno(static_cast<int>(-outcome.results().back()), text);
+}
+
+}  // namespace godwit

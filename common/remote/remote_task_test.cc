@@ -1,0 +1,256 @@
+#include "common/remote/remote_task.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#include <atomic>
+#include <thread>
+
+#include "common/base/error.h"
+#include "common/remote/test_child.h"
+
+namespace godwit {
+namespace {
+
+using testing::Child;
+using testing::Shared;
+using testing::traces_of_us;
+using testing::wait_asleep;
+using testing::wait_until;
+
+int sleep_forever() {
+  for (;;) pause();
+}
+
+TEST(RemoteTask, RunsCallsInTheTask) {
+  const Child child(sleep_forever);
+  ASSERT_TRUE(wait_asleep(child.pid()));
+  RemoteTask task = RemoteTask::attach(child.pid());
+  task.stop();
+  SyscallBatch batch;
+  const RowResult pid = batch.add(SYS_getpid, {});
+  const RowResult parent = batch.add(SYS_getppid, {});
+  const BatchOutcome outcome = task.run(batch);
+  EXPECT_TRUE(outcome.complete());
+  EXPECT_EQ(outcome[pid], child.pid());
+  EXPECT_EQ(outcome[parent], getpid());
+  task.detach();
+  EXPECT_EQ(traces_of_us(child.pid()), "");
+  EXPECT_EQ(read_proc_status(child.pid()).tracer, 0);
+}
+
+TEST(RemoteTask, RowsReferToEarlierResultsAndData) {
+  const Child child(sleep_forever);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  task.stop();
+  SyscallBatch batch;
+  const DataAt path = batch.put_string("/proc/self/comm");
+  const DataAt text = batch.reserve(64);
+  const RowResult fd = batch.add(SYS_openat, {AT_FDCWD, path, O_RDONLY, 0}, "/proc/self/comm");
+  const RowResult got = batch.add(SYS_read, {fd, text, 64});
+  const RowResult copy = batch.add(SYS_dup3, {fd, 77, O_CLOEXEC});
+  batch.add(SYS_close, {copy});
+  batch.add(SYS_close, {fd});
+  const BatchOutcome outcome = task.run(batch);
+  std::string comm(reinterpret_cast<const char*>(outcome.bytes(text, 64).data()),
+                   static_cast<std::size_t>(outcome[got]));
+  EXPECT_EQ(comm, godwit::read_file("/proc/" + std::to_string(child.pid()) + "/comm"));
+  EXPECT_EQ(outcome[copy], 77);
+  task.detach();
+}
+
+TEST(RemoteTask, StopsAtTheFirstFailureAndNamesIt) {
+  const Child child(sleep_forever);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  task.stop();
+  SyscallBatch batch;
+  const DataAt path = batch.put_string("/no/such/file");
+  batch.add(SYS_getpid, {});
+  batch.add_may_fail(SYS_close, {12345});
+  const RowResult open = batch.add(SYS_openat, {AT_FDCWD, path, O_RDONLY, 0}, "fd 7");
+  batch.add(SYS_exit_group, {3});
+  const BatchOutcome outcome = task.try_run(batch);
+  EXPECT_FALSE(outcome.complete());
+  ASSERT_EQ(outcome.results().size(), 3u);
+  EXPECT_EQ(outcome.results()[1], -EBADF);
+  EXPECT_EQ(outcome[open], -ENOENT);
+  try {
+    task.run(batch);
+    FAIL() << "no exception";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ENOENT);
+    EXPECT_EQ(std::string(error.what()),
+              "fd 7: openat(-100, data+0 \"/no/such/file\", 0, 0) in process " +
+                  std::to_string(child.pid()) + ", row 2 of 4: No such file or directory");
+  }
+  task.detach();
+}
+
+TEST(RemoteTask, TellsAFailureFromALargeResult) {
+  // -4096 and above 4095 below zero are addresses, not errors: lseek of a memory file gives them.
+  const Child child(sleep_forever);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  task.stop();
+  SyscallBatch batch;
+  const DataAt path = batch.put_string("/proc/self/mem");
+  const RowResult fd = batch.add(SYS_openat, {AT_FDCWD, path, O_RDONLY, 0});
+  const RowResult at = batch.add(SYS_lseek, {fd, -8192, SEEK_SET});
+  const RowResult after = batch.add(SYS_close, {fd});
+  const BatchOutcome outcome = task.run(batch);
+  EXPECT_EQ(outcome[at], -8192);
+  EXPECT_EQ(outcome[after], 0);
+  task.detach();
+}
+
+TEST(RemoteTask, RunsTenThousandRowsAndMuchData) {
+  const Child child(sleep_forever);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  task.stop();
+  SyscallBatch batch;
+  const std::vector<std::byte> much(1 << 20, std::byte{7});
+  const DataAt data = batch.put(much);
+  const RowResult fd = batch.add(SYS_eventfd2, {0, 0});
+  for (int i = 0; i < 10'000; ++i) batch.add(SYS_fcntl, {fd, F_SETFD, i % 2});
+  const RowResult flags = batch.add(SYS_fcntl, {fd, F_GETFD});
+  batch.add(SYS_close, {fd});
+  const BatchOutcome outcome = task.run(batch);
+  EXPECT_EQ(outcome.results().size(), 10'003u);
+  EXPECT_EQ(outcome[flags], 1);
+  EXPECT_EQ(outcome.bytes(data, much.size())[much.size() - 1], std::byte{7});
+  task.detach();
+  EXPECT_EQ(traces_of_us(child.pid()), "");
+}
+
+TEST(RemoteTask, ReadsAndWritesMemory) {
+  Shared<std::uint64_t> value;
+  *value = 41;
+  const Child child(sleep_forever);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  task.stop();
+  const auto at = reinterpret_cast<Address>(&*value);
+  EXPECT_EQ(task.read_value<std::uint64_t>(at), 41u);
+  const std::uint64_t next = 42;
+  task.write_memory(at, std::as_bytes(std::span(&next, 1)));
+  EXPECT_EQ(*value, 42u);
+  std::byte byte{};
+  EXPECT_THROW(task.read_memory(16, std::span(&byte, 1)), Error);
+  task.detach();
+}
+
+TEST(RemoteTask, CopiesDescriptorsOut) {
+  const int event = eventfd(5, 0);
+  const Child child(sleep_forever);
+  close(event);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  const UniqueFd copy = task.copy_fd(event);
+  std::uint64_t count = 0;
+  ASSERT_EQ(read(copy.get(), &count, sizeof count), 8);
+  EXPECT_EQ(count, 5u);
+  EXPECT_THROW(task.copy_fd(4321), Error);
+}
+
+TEST(RemoteTask, KnowsItsScratch) {
+  const Child child(sleep_forever);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  task.stop();
+  const auto count = [&] {
+    int scratch = 0;
+    for (const MapsLine& line : read_maps(child.pid())) scratch += task.is_scratch(line.range);
+    return scratch;
+  };
+  EXPECT_EQ(count(), 0);
+  SyscallBatch batch;
+  batch.add(SYS_getpid, {});
+  task.run(batch);
+  EXPECT_EQ(count(), 1);
+  task.unmap_scratch();
+  EXPECT_EQ(count(), 0);
+  task.run(batch);
+  EXPECT_EQ(count(), 1);
+  task.detach();
+}
+
+TEST(RemoteTask, SaysWhatItCannotAttachTo) {
+  const Child child(sleep_forever);
+  const Child gone([] { return 0; });
+  ASSERT_EQ(ptrace(PTRACE_SEIZE, child.pid(), 0, 0), 0);
+  EXPECT_THROW(RemoteTask::attach(child.pid()), Error);
+  EXPECT_THROW(RemoteTask::attach(999'999'999), Error);
+}
+
+// 200 threads count on while they are stopped, asked and let go; new ones appear meanwhile.
+TEST(RemoteTask, StopsAllThreads) {
+  struct Counters {
+    std::atomic<bool> ready, born_more, end;
+    std::atomic<std::uint64_t> count[200];
+  };
+  Shared<Counters> shared;
+  Child child([&] {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 200; ++i) {
+      threads.emplace_back([&, i] {
+        while (!shared->end) {
+          shared->count[i]++;
+          usleep(2000);
+        }
+      });
+    }
+    shared->ready = true;
+    while (!shared->end) std::thread([&] { shared->born_more = true; }).join();
+    for (std::thread& thread : threads) thread.join();
+    return 0;
+  });
+  ASSERT_TRUE(wait_until([&] { return shared->ready && shared->born_more; }));
+  RemoteTask task = RemoteTask::attach(child.pid());
+  for (int round = 0; round < 10; ++round) {
+    task.stop();
+    EXPECT_GE(task.threads().size(), 201u);
+    EXPECT_EQ(task.threads().front().tid(), child.pid());
+    EXPECT_EQ(task.threads().size(), list_threads(child.pid()).size());
+    std::uint64_t before = 0, after = 0;
+    for (const auto& count : shared->count) before += count;
+    SyscallBatch batch;
+    const RowResult tid = batch.add(SYS_gettid, {});
+    for (Tracee& thread : task.threads()) EXPECT_EQ(task.run_on(thread, batch)[tid], thread.tid());
+    for (const auto& count : shared->count) after += count;
+    EXPECT_EQ(before, after);
+    task.resume();
+    EXPECT_TRUE(wait_until([&] {
+      std::uint64_t now = 0;
+      for (const auto& count : shared->count) now += count;
+      return now > after;
+    }));
+  }
+  task.detach();
+  shared->end = true;
+  EXPECT_EQ(child.wait(), 0);
+}
+
+// A program that calls execve between two stops has another address space.
+TEST(RemoteTask, FollowsExecve) {
+  Shared<std::atomic<bool>> go;
+  const Child child([&] {
+    while (!*go) usleep(100);
+    execl("/bin/sleep", "sleep", "1000", nullptr);
+    return 1;
+  });
+  RemoteTask task = RemoteTask::attach(child.pid());
+  SyscallBatch batch;
+  const RowResult pid = batch.add(SYS_getpid, {});
+  task.stop();
+  EXPECT_EQ(task.run(batch)[pid], child.pid());
+  task.resume();
+  *go = true;
+  ASSERT_TRUE(wait_until([&] { return read_proc_stat(child.pid()).comm == "sleep"; }));
+  task.stop();
+  EXPECT_EQ(task.run(batch)[pid], child.pid());
+  task.detach();
+  EXPECT_EQ(traces_of_us(child.pid()), "");
+}
+
+}  // namespace
+}  // namespace godwit

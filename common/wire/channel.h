@@ -1,0 +1,82 @@
+// Control messages over TLS: each is a proto::Envelope behind its size (32 bits, little-endian, at
+// most kMaximumMessageBytes; see proto/control.proto for the order of messages).
+//
+// A deadline that passes in the middle of a message loses nothing: the next receive goes on.
+// Deadlines are moments of CLOCK_MONOTONIC in nanoseconds. Thread: one at a time. Errors: those of
+// TlsStream; EPROTO for what is no message; PeerAborted.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/error.h"
+#include "common/wire/tls_stream.h"
+#include "proto/control.pb.h"
+
+namespace godwit {
+
+// The peer said Abort: its story and hint.
+class PeerAborted : public Error {
+ public:
+  using Error::Error;
+};
+
+// The name of what the envelope holds: "Describe", "nothing".
+std::string body_name(const proto::Envelope& envelope);
+
+class Channel {
+ public:
+  static constexpr std::size_t kMaximumMessageBytes = 64 << 20;
+
+  explicit Channel(TlsStream stream);
+
+  // Throws Error when the message is larger than the maximum or the stream is lost.
+  void send(const proto::Envelope& envelope, std::int64_t deadline_ns = kNoDeadline);
+  // An envelope with this body: channel.send_body(proto::Commit{}).
+  template <typename Body>
+  void send_body(Body body, std::int64_t deadline_ns = kNoDeadline) {
+    proto::Envelope envelope;
+    static_cast<Body&>(body_of(envelope, *Body::descriptor())).Swap(&body);
+    send(envelope, deadline_ns);
+  }
+
+  // The next message, whatever it is (Abort too). The end of the stream is an Error (ECONNRESET).
+  proto::Envelope receive(std::int64_t deadline_ns = kNoDeadline);
+  // Nothing when the peer closed the stream in an orderly way between two messages.
+  std::optional<proto::Envelope> try_receive(std::int64_t deadline_ns = kNoDeadline);
+  // The next message, which must have this body: anything else is an Error, Abort is PeerAborted.
+  template <typename Body>
+  Body receive_body(std::int64_t deadline_ns = kNoDeadline) {
+    proto::Envelope envelope = receive(deadline_ns);
+    Body body;
+    static_cast<Body&>(expected_body(envelope, *Body::descriptor())).Swap(&body);
+    return body;
+  }
+  // For a caller that takes several kinds: throws PeerAborted if it is an Abort.
+  void check_not_aborted(const proto::Envelope& envelope) const;
+  // What to throw for a message that has no place here.
+  [[noreturn]] void refuse_unexpected(const proto::Envelope& envelope,
+                                      const std::string& expected) const;
+
+  // For poll(2): readable, or pending() says that bytes wait inside TLS already.
+  int fd() const { return stream_.fd(); }
+  bool pending() const { return stream_.has_pending(); }
+  const std::string& peer_name() const { return stream_.peer_name(); }
+  void close() noexcept { stream_.close(); }
+
+ private:
+  static google::protobuf::Message& body_of(proto::Envelope& envelope,
+                                            const google::protobuf::Descriptor& type);
+  google::protobuf::Message& expected_body(proto::Envelope& envelope,
+                                           const google::protobuf::Descriptor& type) const;
+  // False at an orderly end before the first byte.
+  bool fill(std::size_t bytes, std::int64_t deadline_ns);
+
+  TlsStream stream_;
+  std::vector<std::byte> received_;  // of a message that is not complete
+};
+
+}  // namespace godwit

@@ -1,0 +1,291 @@
+#include "dest-agent/incoming.h"
+
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "common/base/clock.h"
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/model/describe.h"
+#include "common/model/host_features.h"
+#include "common/model/snapshot.h"
+#include "dest-agent/clocks.h"
+#include "dest-agent/preflight.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::size_t kTokenBytes = 32;
+constexpr std::int64_t kRoundTimeoutNs = 30'000'000'000;
+
+std::string random_token() {
+  std::string token(kTokenBytes, '\0');
+  if (::getrandom(token.data(), token.size(), 0) != static_cast<ssize_t>(token.size())) {
+    throw_system("random token");
+  }
+  return token;
+}
+
+// godwit-init stands beside this program.
+std::string init_program() {
+  return std::filesystem::path(read_link("/proc/self/exe")).parent_path() / "godwit-init";
+}
+
+// A descriptor number for the agent's pidfd in the skeleton: out of the program's way.
+int choose_agent_pidfd(const proto::Process& process) {
+  int highest = 0;
+  for (const proto::Descriptor& descriptor : process.fd_table().descriptors()) {
+    highest = std::max(highest, descriptor.fd());
+  }
+  constexpr int kDistance = 256;
+  return highest + kDistance;
+}
+
+const proto::Process& only_process(const proto::Snapshot& snapshot) {
+  if (snapshot.version() != kSnapshotVersion) {
+    throw Error(fmt::format("the source describes in version {}, this host reads version {}",
+                            snapshot.version(), kSnapshotVersion))
+        .with_hint("install the same release on both hosts");
+  }
+  if (snapshot.processes_size() != 1) {
+    fail("the description has {} processes", snapshot.processes_size());
+  }
+  return snapshot.processes(0);
+}
+
+}  // namespace
+
+Incoming::Incoming(const DestOptions& options, const KeyFolder& keys, Channel& control,
+                   const proto::Hello& hello)
+    : options_(options),
+      keys_(keys),
+      control_(control),
+      hello_(hello),
+      check_only_(hello.check_only()),
+      page_token_(random_token()),
+      journal_(options.state_dir),
+      network_(hello.migration_id(), hello.addresses()) {
+  record_.migration_id = hello.migration_id();
+  record_.role = "destination";
+  if (const auto mark = try_mark_process(::getpid())) record_.agent = *mark;
+  proto::HelloAnswer answer;
+  answer.set_version(kProtocolVersion);
+  *answer.mutable_destination() = read_host_features();
+  answer.set_page_token(page_token_);
+  control_.send_body(answer);
+}
+
+Incoming::~Incoming() {
+  if (committed_) return;
+  try {
+    skeleton_.reset();
+    nursery_.reset();
+    network_.remove();
+    group_.reset();  // ends what is in it while it is frozen; never thaws it
+    if (!record_.cgroup_path.empty()) journal_.remove(record_);
+  } catch (const std::exception& error) {
+    log_error("migration={} removing what was built: {}", hello_.migration_id(), error.what());
+  }
+}
+
+void Incoming::preflight(const proto::PreflightRequest& request) {
+  only_process(request.snapshot());
+  Findings findings;
+  if (hello_.version() != kProtocolVersion) {
+    refuse(findings, "version-differs", "protocol",
+           fmt::format("the source speaks version {}, the destination {}", hello_.version(),
+                       kProtocolVersion),
+           "install the same release on both hosts");
+  }
+  compare_features(hello_.source(), read_host_features(), findings);
+  pids_ = preflight_destination(request, hello_, findings);
+  network_.preflight(request, findings);
+  proto::PreflightAnswer answer;
+  for (proto::Finding& finding : findings) *answer.add_findings() = std::move(finding);
+  answer.set_pids(pids_);
+  control_.send_body(answer);
+}
+
+int Incoming::page_link_fd() { return pages_ ? pages_->link().fd() : -1; }
+
+void Incoming::start_pages(UniqueFd connection) {
+  if (!connection.valid()) return;
+  if (pages_) {
+    log_warning("migration={} a second page connection was refused", hello_.migration_id());
+    return;
+  }
+  pages_.emplace(PageServerProcess::spawn("destination"));
+  proto::PageOrder order;
+  *order.mutable_start_dest()->mutable_tls() = to_tls_material(keys_);
+  order.mutable_start_dest()->set_page_token(page_token_);
+  const int descriptors[] = {connection.get()};
+  pages_->link().send(order, descriptors);
+}
+
+void Incoming::describe(const proto::Snapshot& snapshot) {
+  const proto::Process& process = only_process(snapshot);
+  if (!skeleton_) {
+    build(process);
+  } else {
+    skeleton_->reconcile(process);
+  }
+  network_.build(process.fd_table());
+  publish_areas(snapshot.generation());
+  proto::Reconciled answer;
+  answer.set_generation(snapshot.generation());
+  answer.set_host_pid(skeleton_->host_pid());
+  control_.send_body(answer);
+}
+
+void Incoming::build(const proto::Process& process) {
+  if (!pages_) fail("the page connection did not come before the first description");
+  NurseryOptions nursery;
+  nursery.own_pid_namespace = pids_ == "namespace";
+  nursery.time_offsets = measure_clocks(control_);
+  nursery.agent_pidfd = choose_agent_pidfd(process);
+  nursery.program = init_program();
+  group_.emplace(FreezerGroup::create(hello_.migration_id()));
+  record_.cgroup_path = group_->path();
+  write_journal(State::kBuilding);
+  network_.prepare(process.fd_table());
+  record_.nft_table = network_.table();
+  record_.addresses = network_.added_addresses();
+  nursery_.emplace(nursery);
+  skeleton_.emplace(*nursery_, process, nursery.agent_pidfd);
+  // A killed session takes the skeleton along by ptrace as long as it may; the nursery must not.
+  nursery_->let_live();
+  group_->add(skeleton_->host_pid());
+  if (const auto mark = try_mark_process(skeleton_->host_pid())) record_.process = *mark;
+  write_journal(State::kBuilding);
+  proto::PageOrder order;
+  order.mutable_add_space()->set_space(0);
+  const int descriptors[] = {skeleton_->task().memory_fd(), skeleton_->mappings().userfaultfd()};
+  pages_->link().send(order, descriptors);
+}
+
+void Incoming::publish_areas(std::uint64_t generation) {
+  proto::PageOrder order;
+  proto::SetAreas& areas = *order.mutable_set_areas();
+  areas.set_space(0);
+  areas.set_generation(generation);
+  for (proto::PageArea& area : skeleton_->mappings().take_page_areas()) {
+    *areas.add_areas() = std::move(area);
+  }
+  pages_->link().send(order);
+  areas_generation_ = generation;
+}
+
+void Incoming::on_page_report() {
+  handle_page_report(in_context([&] { return pages_->link().receive(kNoDeadline); },
+                                "page server of the destination"));
+}
+
+void Incoming::handle_page_report(const proto::PageReport& report) {
+  if (!report.has_round_received()) return;
+  round_received_ = report.round_received().round();
+  proto::RoundPlaced placed;
+  placed.set_round(round_received_);
+  placed.set_bytes(report.round_received().bytes());
+  control_.send_body(placed);
+  network_.prolong();
+}
+
+void Incoming::await_round(std::uint32_t round) {
+  const std::int64_t deadline_ns = monotonic_ns() + kRoundTimeoutNs;
+  while (round_received_ < round) {
+    const proto::PageReport report = in_context([&] { return pages_->link().receive(deadline_ns); },
+                                                "page server of the destination");
+    // Prepared answers for the last round.
+    if (report.has_round_received()) round_received_ = report.round_received().round();
+  }
+}
+
+void Incoming::mark_phase(const char* name) {
+  const std::int64_t now = monotonic_ns();
+  proto::Phase phase;
+  phase.set_name(name);
+  phase.set_ns(now - phase_began_ns_);
+  phases_.push_back(std::move(phase));
+  phase_began_ns_ = now;
+}
+
+void Incoming::cut_over(const proto::Final& final) {
+  phase_began_ns_ = monotonic_ns();
+  if (!skeleton_) fail("Final came before any description");
+  const proto::Process& process = only_process(final.snapshot());
+  skeleton_->cut_over(process);
+  // Pages of a later layout wait in the page server until it knows of it.
+  if (final.snapshot().generation() != areas_generation_) {
+    publish_areas(final.snapshot().generation());
+  }
+  mark_phase("dest_reconcile");
+  await_round(final.round());
+  mark_phase("dest_last_pages");
+  skeleton_->complete();
+  mark_phase("dest_complete");
+  if (hello_.verify()) verify(process);
+  skeleton_->clear();
+  group_->freeze();
+  skeleton_->release();
+  mark_phase("dest_release");
+  proto::Prepared prepared;
+  prepared.set_host_pid(skeleton_->host_pid());
+  for (const proto::Phase& phase : phases_) *prepared.add_phases() = phase;
+  control_.send_body(prepared);
+  phases_.clear();
+}
+
+void Incoming::verify(const proto::Process& expected) {
+  CaptureContext context{skeleton_->task(), skeleton_->host_pid()};
+  differences_ = compare_processes(expected, describe_process(context));
+  mark_phase("dest_verify");
+}
+
+void Incoming::commit() {
+  phase_began_ns_ = monotonic_ns();
+  skeleton_->release_streams(network_.replay());
+  network_.announce();
+  group_->thaw();  // the commit point
+  committed_ = true;
+  nursery_->outlive();
+  mark_phase("dest_thaw");
+  proto::Committed answer;
+  answer.set_host_pid(skeleton_->host_pid());
+  for (const proto::Phase& phase : phases_) *answer.add_phases() = phase;
+  control_.send_body(answer);
+  network_.replay_waiting();
+  network_.keep_addresses();
+  write_journal(State::kCommitted);
+}
+
+void Incoming::replay(const proto::HeldPackets& packets) {
+  network_.take_held(packets, committed_);
+}
+
+void Incoming::finish() {
+  finish_alone();
+  proto::Finished finished;
+  for (std::string& difference : differences_) *finished.add_differences() = std::move(difference);
+  control_.send_body(finished);
+  journal_.remove(record_);
+}
+
+void Incoming::finish_alone() {
+  network_.replay_waiting();
+  network_.settle();
+  group_->give_back();
+  pages_.reset();
+}
+
+void Incoming::write_journal(State state) {
+  record_.state = state;
+  journal_.write(record_);
+}
+
+}  // namespace godwit

@@ -1,0 +1,85 @@
+// One migration as the destination sees it: what each message of the source makes it do.
+//
+//   hello -> preflight -> describe* -> cut_over -> commit -> replay* -> finish
+//
+// Before commit() the destructor removes everything that was built; after it, nothing that runs.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/kernel/cgroup_fs.h"
+#include "common/model/journal.h"
+#include "common/wire/channel.h"
+#include "common/wire/key_folder.h"
+#include "common/wire/page_server_process.h"
+#include "dest-agent/network.h"
+#include "dest-agent/nursery.h"
+#include "dest-agent/options.h"
+#include "dest-agent/skeleton.h"
+
+namespace godwit {
+
+class Incoming {
+ public:
+  // Answers Hello. `control` must outlive this.
+  Incoming(const DestOptions& options, const KeyFolder& keys, Channel& control,
+           const proto::Hello& hello);
+  Incoming(const Incoming&) = delete;
+  Incoming& operator=(const Incoming&) = delete;
+  ~Incoming();
+
+  void preflight(const proto::PreflightRequest& request);
+  void start_pages(UniqueFd connection);
+  // Builds the skeleton, or reconciles it.
+  void describe(const proto::Snapshot& snapshot);
+  void on_page_report();
+  // The blackout's half here: everything up to Prepared.
+  void cut_over(const proto::Final& final);
+  void commit();
+  void replay(const proto::HeldPackets& packets);
+  void finish();
+  // The source is gone after the commit: finish without it.
+  void finish_alone();
+
+  bool committed() const { return committed_; }
+  // The source may hang up without that being a failure.
+  bool ended_by_peer() const { return check_only_; }
+  // -1 while there is no page server.
+  int page_link_fd();
+
+ private:
+  void build(const proto::Process& process);
+  void publish_areas(std::uint64_t generation);
+  void await_round(std::uint32_t round);
+  void handle_page_report(const proto::PageReport& report);
+  void verify(const proto::Process& expected);
+  void write_journal(State state);
+  void mark_phase(const char* name);
+
+  const DestOptions& options_;
+  const KeyFolder& keys_;
+  Channel& control_;
+  proto::Hello hello_;
+  bool check_only_ = false;
+  bool committed_ = false;
+  std::string pids_ = "namespace";
+  std::string page_token_;
+  JournalFolder journal_;
+  JournalRecord record_;
+
+  std::optional<PageServerProcess> pages_;
+  DestNetwork network_;
+  std::optional<FreezerGroup> group_;
+  std::optional<Nursery> nursery_;
+  std::optional<Skeleton> skeleton_;
+  std::uint64_t areas_generation_ = 0;
+  std::uint32_t round_received_ = 0;
+  std::int64_t phase_began_ns_ = 0;
+  std::vector<proto::Phase> phases_;
+  std::vector<std::string> differences_;
+};
+
+}  // namespace godwit

@@ -1,0 +1,181 @@
+#include "dest-agent/listener.h"
+
+#include <netdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/kernel/fd_passing.h"
+#include "dest-agent/recovery.h"
+#include "dest-agent/session.h"
+
+namespace godwit {
+namespace {
+
+// What a stranger may hold open: so many connections, so long without a preface.
+constexpr size_t kPendingMax = 64;
+constexpr std::int64_t kPrefaceTimeoutNs = 5'000'000'000;
+constexpr size_t kSessionsMax = 32;
+
+UniqueFd listen_on(const HostPort& endpoint) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  const int failed = ::getaddrinfo(endpoint.host.c_str(), std::to_string(endpoint.port).c_str(),
+                                   &hints, &found);
+  if (failed != 0) fail("listen on {}: {}", endpoint.text(), ::gai_strerror(failed));
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, &::freeaddrinfo);
+  UniqueFd socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) throw_system("listen on {}", endpoint.text());
+  const int on = 1;
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) != 0 ||
+      ::listen(socket.get(), SOMAXCONN) != 0) {
+    throw_system("listen on {}", endpoint.text());
+  }
+  return socket;
+}
+
+UniqueFd open_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) sigaddset(&set, signal);
+  ::sigprocmask(SIG_BLOCK, &set, nullptr);
+  UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd.valid()) throw_system("signalfd");
+  return fd;
+}
+
+void unblock_signals() {
+  sigset_t none;
+  sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+}
+
+}  // namespace
+
+Listener::Listener(const DestOptions& options)
+    : options_(options), listening_(listen_on(options.listen)), signals_(open_signals()) {
+  ::signal(SIGPIPE, SIG_IGN);
+}
+
+void Listener::run() {
+  log_info("listening address={}", options_.listen.text());
+  for (;;) {
+    std::vector<pollfd> waits{{signals_.get(), POLLIN, 0}, {listening_.get(), POLLIN, 0}};
+    for (const Pending& pending : pending_) waits.push_back({pending.socket.get(), POLLIN, 0});
+    if (::poll(waits.data(), waits.size(), poll_timeout_ms()) < 0 && errno != EINTR) {
+      throw_system("poll");
+    }
+    signalfd_siginfo signal{};
+    while (::read(signals_.get(), &signal, sizeof(signal)) == sizeof(signal)) {
+      if (signal.ssi_signo == SIGCHLD) continue;
+      log_info("stopping signal={} sessions={}", signal.ssi_signo, sessions_.size());
+      return;
+    }
+    reap_sessions();
+    std::erase_if(pending_, [this](Pending& pending) { return route(pending); });
+    if ((waits[1].revents & POLLIN) != 0) accept_connection();
+  }
+}
+
+int Listener::poll_timeout_ms() const { return pending_.empty() ? -1 : 200; }
+
+void Listener::accept_connection() {
+  UniqueFd socket(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!socket.valid()) return;
+  if (pending_.size() >= kPendingMax) {
+    log_warning("connection refused: {} others have not said what they are", pending_.size());
+    return;
+  }
+  // poll(2) then wakes for a whole preface only.
+  const int preface_bytes = kPrefaceBytes;
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVLOWAT, &preface_bytes, sizeof(preface_bytes));
+  pending_.push_back({std::move(socket), monotonic_ns() + kPrefaceTimeoutNs});
+}
+
+bool Listener::route(Pending& pending) {
+  std::array<std::byte, kPrefaceBytes> bytes;
+  const ssize_t got =
+      ::recv(pending.socket.get(), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
+  if (got == 0 || (got < 0 && errno != EAGAIN)) return true;
+  if (got < static_cast<ssize_t>(kPrefaceBytes)) return monotonic_ns() > pending.deadline_ns;
+  const auto preface = parse_preface(bytes);
+  if (!preface) {
+    log_warning("connection refused: it does not begin as one of ours");
+    return true;
+  }
+  if (::recv(pending.socket.get(), bytes.data(), bytes.size(), 0) !=
+      static_cast<ssize_t>(kPrefaceBytes)) {
+    return true;
+  }
+  const int any = 1;
+  ::setsockopt(pending.socket.get(), SOL_SOCKET, SO_RCVLOWAT, &any, sizeof(any));
+  if (preface->kind == ConnectionKind::kControl) {
+    start_session(*preface, std::move(pending.socket));
+    return true;
+  }
+  for (auto& [pid, session] : sessions_) {
+    if (session.migration_id != preface->migration_id) continue;
+    try {
+      send_fd(session.link.get(), pending.socket.get());
+    } catch (const Error& error) {
+      log_warning("migration={} page connection lost: {}", preface->migration_id, error.what());
+    }
+    return true;
+  }
+  log_warning("page connection refused: no migration {}", preface->migration_id);
+  return true;
+}
+
+void Listener::start_session(const Preface& preface, UniqueFd socket) {
+  if (sessions_.size() >= kSessionsMax) {
+    log_warning("migration={} refused: {} are in course", preface.migration_id, sessions_.size());
+    return;
+  }
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw_system("socketpair");
+  UniqueFd here(ends[0]);
+  UniqueFd there(ends[1]);
+  const pid_t pid = ::fork();
+  if (pid < 0) {
+    log_error("migration={} fork: {}", preface.migration_id, errno_text(errno));
+    return;
+  }
+  if (pid == 0) {
+    here.reset();
+    listening_.reset();
+    signals_.reset();
+    pending_.clear();
+    sessions_.clear();
+    unblock_signals();
+    ::_exit(run_session(options_, preface.migration_id, std::move(socket), std::move(there)));
+  }
+  log_info("migration={} session={}", preface.migration_id, pid);
+  sessions_.emplace(pid, Session{preface.migration_id, std::move(here)});
+}
+
+void Listener::reap_sessions() {
+  int status = 0;
+  for (;;) {
+    const pid_t pid = ::waitpid(-1, &status, WNOHANG);
+    if (pid <= 0) return;
+    const auto session = sessions_.find(pid);
+    if (session == sessions_.end()) continue;
+    const std::string id = session->second.migration_id;
+    sessions_.erase(session);
+    log_info("migration={} session={} ended status={}", id, pid, status);
+    recover_destination(options_.state_dir, id);
+  }
+}
+
+}  // namespace godwit

@@ -1,0 +1,153 @@
+#include "dest-agent/network.h"
+
+#include <set>
+
+#include "common/base/clock.h"
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/kernel/route_netlink.h"
+#include "common/network/addresses.h"
+#include "common/network/endpoints.h"
+#include "common/network/packet_hold.h"
+#include "common/network/packet_replay.h"
+
+namespace godwit {
+namespace {
+
+// How long the kernel keeps an address that was added for a migration whose agent has died.
+constexpr std::uint32_t kLifetimeSeconds = 300;
+constexpr std::int64_t kProlongNs = 60'000'000'000;
+
+EndpointSet endpoints_of(const proto::FdTable& fd_table) {
+  EndpointSet endpoints;
+  for (const proto::OpenFile& file : fd_table.files()) {
+    if (file.has_tcp_socket()) endpoints.add(file.tcp_socket());
+    if (file.has_udp_socket()) endpoints.add(file.udp_socket());
+  }
+  return endpoints;
+}
+
+}  // namespace
+
+struct DestNetwork::State {
+  State(std::string migration_id, bool moves) : id(std::move(migration_id)), moves_addresses(moves), incoming(id) {}
+
+  std::string id;
+  bool moves_addresses;
+  PacketReplay replay;
+  IncomingAddresses incoming;
+  std::vector<proto::MovedAddress> moved;
+  std::int64_t prolonged_ns = 0;
+  // Only with addresses that are here already: nobody sends here for the others.
+  std::optional<PacketHold> hold;
+  std::vector<std::string> waiting;
+};
+
+DestNetwork::DestNetwork(const std::string& migration_id, const std::string& addresses)
+    : state_(std::make_unique<State>(migration_id, addresses == "move")) {}
+
+DestNetwork::~DestNetwork() = default;
+
+void DestNetwork::preflight(const proto::PreflightRequest& request, Findings& findings) {
+  const proto::FdTable& fd_table = request.snapshot().processes(0).fd_table();
+  for (const IpAddress& address : endpoints_of(fd_table).local_addresses()) {
+    const bool here = has_address(address);
+    if (!state_->moves_addresses && !here) {
+      refuse(findings, "address-absent", address.text(),
+             "a socket uses it but no interface of the destination has it",
+             "use --addresses move, or give the destination the address as well");
+    }
+    if (state_->moves_addresses && here) {
+      refuse(findings, "address-taken", address.text(), "the destination has this address already",
+             "use --addresses keep, or take it off the destination");
+    }
+    if (state_->moves_addresses && !here && !home_interface(address, "")) {
+      refuse(findings, "address-no-link", address.text(),
+             "is on none of the destination's links", "choose a destination on the same network");
+    }
+  }
+  state_->moved.assign(request.addresses().begin(), request.addresses().end());
+}
+
+void DestNetwork::prepare(const proto::FdTable& fd_table) {
+  const EndpointSet endpoints = endpoints_of(fd_table);
+  if (!state_->moved.empty()) {
+    state_->incoming.add_silently(state_->moved, kLifetimeSeconds);
+    state_->prolonged_ns = monotonic_ns();
+  }
+  if (state_->moves_addresses || endpoints.empty()) return;
+  state_->hold.emplace(state_->id);
+  state_->hold->prepare(endpoints);
+  state_->hold->activate(endpoints);
+}
+
+void DestNetwork::prolong() {
+  if (state_->moved.empty() || monotonic_ns() - state_->prolonged_ns < kProlongNs) return;
+  state_->incoming.prolong(kLifetimeSeconds);
+  state_->prolonged_ns = monotonic_ns();
+}
+
+void DestNetwork::build(const proto::FdTable& fd_table) {
+  if (state_->hold) state_->hold->update(endpoints_of(fd_table));
+}
+
+PacketReplay& DestNetwork::replay() { return state_->replay; }
+
+void DestNetwork::announce() {
+  if (state_->hold) state_->hold->deactivate(state_->replay);
+  state_->incoming.announce();
+}
+
+void DestNetwork::keep_addresses() {
+  state_->incoming.keep();
+  // Once more, for those that heard the source in between.
+  state_->incoming.announce();
+}
+
+void DestNetwork::take_held(const proto::HeldPackets& packets, bool committed) {
+  state_->waiting.insert(state_->waiting.end(), packets.packets().begin(),
+                         packets.packets().end());
+  if (committed) replay_waiting();
+}
+
+void DestNetwork::replay_waiting() {
+  const std::size_t count = state_->replay.inject_all(state_->waiting);
+  if (count != state_->waiting.size()) {
+    log_warning("migration={} {} of {} held packets could not be delivered", state_->id,
+                state_->waiting.size() - count, state_->waiting.size());
+  }
+  state_->waiting.clear();
+}
+
+void DestNetwork::settle() { state_->hold.reset(); }
+
+void DestNetwork::remove() {
+  state_->hold.reset();
+  state_->incoming.withdraw();
+}
+
+std::vector<std::string> DestNetwork::added_addresses() const {
+  std::vector<std::string> texts;
+  for (const proto::MovedAddress& moved : state_->moved) {
+    if (const auto address = IpAddress::from_bytes(moved.address())) {
+      texts.push_back(address->text());
+    }
+  }
+  return texts;
+}
+
+std::string DestNetwork::table() const { return state_->hold ? "godwit_" + state_->id : ""; }
+
+void remove_network(const JournalRecord& record, bool discard) {
+  remove_leftover_rules(record.migration_id);
+  if (!discard) return;
+  for (const std::string& text : record.addresses) {
+    const auto address = IpAddress::from_text(text);
+    if (!address) continue;
+    for (const HostAddress& here : host_addresses()) {
+      if (here.address == address->view()) remove_host_address(here);
+    }
+  }
+}
+
+}  // namespace godwit

@@ -1,0 +1,136 @@
+#include "dest-agent/recovery.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/base/unique_fd.h"
+#include "common/kernel/cgroup_fs.h"
+#include "common/model/journal.h"
+#include "dest-agent/network.h"
+
+namespace godwit {
+namespace {
+
+constexpr int kEndTimeoutMs = 5000;
+
+std::optional<JournalRecord> find_record(const JournalFolder& folder, const std::string& id) {
+  for (JournalRecord& record : folder.load_all("destination").records) {
+    if (record.migration_id == id) return std::move(record);
+  }
+  return std::nullopt;
+}
+
+void end_process(const ProcessMark& mark) {
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, mark.pid, 0)));
+  if (!process.valid() || !is_alive(mark)) return;
+  ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
+  pollfd wait{process.get(), POLLIN, 0};
+  ::poll(&wait, 1, kEndTimeoutMs);
+}
+
+// A skeleton dies with its session, but a moment later. One that was released does not.
+void await_end(const ProcessMark& mark) {
+  constexpr int kDyingMs = 1000;
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, mark.pid, 0)));
+  if (!process.valid() || !is_alive(mark)) return;
+  pollfd wait{process.get(), POLLIN, 0};
+  ::poll(&wait, 1, kDyingMs);
+}
+
+RecoveryFacts find_facts(const JournalRecord& record) {
+  RecoveryFacts facts;
+  if (record.process.pid != 0 && record.state != State::kCommitted) await_end(record.process);
+  facts.agent_alive = is_alive(record.agent);
+  facts.process_alive = record.process.pid != 0 && is_alive(record.process);
+  facts.group_exists = !record.cgroup_path.empty() && std::filesystem::exists(record.cgroup_path);
+  if (facts.group_exists) {
+    FreezerGroup group = FreezerGroup::adopt(record.cgroup_path);
+    facts.group_frozen = group.freeze_asked();
+    group.keep();
+  }
+  return facts;
+}
+
+void discard(const JournalRecord& record, const RecoveryFacts& facts) {
+  if (facts.group_exists) {
+    FreezerGroup group = FreezerGroup::adopt(record.cgroup_path);
+    for (const pid_t pid : group.processes()) {
+      if (const auto mark = try_mark_process(pid)) end_process(*mark);
+    }
+    group.give_back();
+  }
+  remove_network(record, true);
+}
+
+void keep_running(const JournalFolder& folder, JournalRecord record, const RecoveryFacts& facts) {
+  if (facts.group_exists) FreezerGroup::adopt(record.cgroup_path).give_back();
+  remove_network(record, false);
+  record.state = State::kCommitted;
+  record.cgroup_path.clear();
+  record.nft_table.clear();
+  folder.write(record);
+}
+
+// Returns what it came to.
+RecoveryStep recover(const JournalFolder& folder, const JournalRecord& record) {
+  const RecoveryFacts facts = find_facts(record);
+  const RecoveryStep step = decide_recovery(record, facts);
+  if (step == RecoveryStep::kLeaveAlone) return step;
+  log_info("recovering migration={} step={}", record.migration_id, name_of(step));
+  if (step == RecoveryStep::kKeepRunning) {
+    keep_running(folder, record, facts);
+  } else {
+    discard(record, facts);
+    folder.remove(record);
+  }
+  return step;
+}
+
+}  // namespace
+
+void recover_destination(const std::string& state_dir, const std::string& migration_id) noexcept {
+  try {
+    const JournalFolder folder(state_dir);
+    if (const auto record = find_record(folder, migration_id)) recover(folder, *record);
+  } catch (const std::exception& error) {
+    log_error("recovering migration={}: {}", migration_id, error.what());
+  }
+}
+
+void recover_destinations(const std::string& state_dir) noexcept {
+  try {
+    const JournalFolder folder(state_dir);
+    const JournalFolder::Contents contents = folder.load_all("destination");
+    for (const std::string& broken : contents.broken) log_warning("journal: {}", broken);
+    for (const JournalRecord& record : contents.records) {
+      recover_destination(state_dir, record.migration_id);
+    }
+  } catch (const std::exception& error) {
+    log_error("recovering: {}", error.what());
+  }
+}
+
+proto::Outcome settle_outcome(const std::string& state_dir, const std::string& migration_id) {
+  const JournalFolder folder(state_dir);
+  proto::Outcome outcome;
+  outcome.set_kind(proto::Outcome::UNKNOWN);
+  const auto record = find_record(folder, migration_id);
+  if (!record) return outcome;
+  // Fencing: a session that still waits for a Commit on a lost connection must never get it.
+  if (record->state != State::kCommitted) end_process(record->agent);
+  if (recover(folder, *record) == RecoveryStep::kKeepRunning ||
+      record->state == State::kCommitted) {
+    outcome.set_kind(proto::Outcome::COMMITTED);
+    outcome.set_host_pid(record->process.pid);
+  }
+  return outcome;
+}
+
+}  // namespace godwit

@@ -1,0 +1,469 @@
+// The law that the kinds of a task stand under: a child in an unusual state is captured, the state
+// is restored into another child, that one is captured, and both descriptions are the same.
+#include <fcntl.h>
+#include <grp.h>
+#include <gtest/gtest.h>
+#include <linux/capability.h>
+#include <linux/ioprio.h>
+#include <sched.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+
+#include <cstring>
+#include <thread>
+
+#include "common/kernel/processors.h"
+#include "common/remote/test_child.h"
+#include "dest-agent/restore/credentials.h"
+#include "dest-agent/restore/filesystem_context.h"
+#include "dest-agent/restore/process_attributes.h"
+#include "dest-agent/restore/rlimits.h"
+#include "dest-agent/restore/signals.h"
+#include "dest-agent/restore/threads.h"
+#include "dest-agent/restore/timers.h"
+#include "proto/snapshot.pb.h"
+#include "source-agent/capture/credentials.h"
+#include "source-agent/capture/filesystem_context.h"
+#include "source-agent/capture/process_attributes.h"
+#include "source-agent/capture/rlimits.h"
+#include "source-agent/capture/signals.h"
+#include "source-agent/capture/threads.h"
+#include "source-agent/capture/timers.h"
+
+namespace godwit {
+namespace {
+
+using testing::Child;
+
+// A process with two threads; `first` and `second` set up, then both sleep.
+class Subject {
+ public:
+  Subject(void (*first)(), void (*second)()) : child_([=] { return live(first, second); }) {
+    usleep(300'000);
+    task_.emplace(RemoteTask::attach(child_.pid()));
+    task_->stop();
+  }
+  // Its registers may be somebody else's: it must not run again.
+  ~Subject() {
+    std::vector<pid_t> tids;
+    for (const Tracee& tracee : task_->threads()) tids.push_back(tracee.tid());
+    kill(child_.pid(), SIGKILL);
+    // A traced thread that ended stays until its tracer has waited for it.
+    for (const pid_t tid : tids) {
+      if (tid != child_.pid()) waitpid(tid, nullptr, __WALL);
+    }
+    waitpid(child_.pid(), nullptr, __WALL);
+    task_.reset();
+  }
+
+  RemoteTask& task() { return *task_; }
+  pid_t pid() const { return child_.pid(); }
+  CaptureContext context() { return {*task_, child_.pid()}; }
+
+ private:
+  static int live(void (*first)(), void (*second)()) {
+    std::thread other([=] {
+      sigset_t all;  // or it would be given what the first one keeps pending
+      sigfillset(&all);
+      pthread_sigmask(SIG_BLOCK, &all, nullptr);
+      second();
+      for (;;) pause();
+    });
+    usleep(100'000);  // the second thread first: what it does may need privileges
+    first();
+    for (;;) pause();
+  }
+  Child child_;
+  std::optional<RemoteTask> task_;
+};
+
+void handler(int) {}
+
+void set_signals() {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART | SA_ONSTACK | SA_NODEFER;
+  sigaddset(&action.sa_mask, SIGHUP);
+  sigaction(SIGUSR1, &action, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  struct sigaction child {};
+  child.sa_handler = SIG_DFL;
+  child.sa_flags = SA_NOCLDWAIT;
+  sigaction(SIGCHLD, &child, nullptr);
+  sigset_t blocked;
+  sigfillset(&blocked);
+  sigprocmask(SIG_BLOCK, &blocked, nullptr);
+  for (int i = 0; i < 3; ++i) sigqueue(getpid(), SIGRTMIN + i, {.sival_int = 100 + i});
+  kill(getpid(), SIGTERM);
+  kill(getpid(), SIGPIPE);  // ignored, and pending all the same, because blocked
+  raise(SIGUSR1);           // for the thread alone
+}
+
+void set_timers() {
+  const itimerval real{{3, 7}, {1000, 0}};
+  setitimer(ITIMER_REAL, &real, nullptr);
+  const itimerval prof{{0, 0}, {500, 0}};
+  setitimer(ITIMER_PROF, &prof, nullptr);
+  for (int i = 0; i < 7; ++i) {
+    struct sigevent event {};
+    event.sigev_notify = i % 2 == 0 ? SIGEV_SIGNAL : SIGEV_NONE;
+    event.sigev_signo = SIGRTMIN + i;
+    event.sigev_value.sival_ptr = reinterpret_cast<void*>(0xabcd00000000 + i);
+    int id = 0;
+    syscall(SYS_timer_create, i == 3 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_BOOTTIME, &event, &id);
+    const itimerspec spec{{i, 5}, {2000 + i, 0}};
+    if (i != 6) syscall(SYS_timer_settime, id, 0, &spec, nullptr);
+    if (i == 1 || i == 4) syscall(SYS_timer_delete, id);
+  }
+}
+
+void set_thread(const char* name, int nice, int policy, int cpu) {
+  const auto tid = static_cast<id_t>(syscall(SYS_gettid));
+  prctl(PR_SET_NAME, name);
+  const sched_param none{};
+  sched_setscheduler(0, policy, &none);
+  setpriority(PRIO_PROCESS, tid, nice);
+  prctl(PR_SET_TIMERSLACK, 77'000 + nice);
+  syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 2 << 13 | nice);
+  if (cpu >= 0) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(cpu, &cpus);
+    sched_setaffinity(0, sizeof(cpus), &cpus);
+  }
+  const stack_t stack{new char[65536], 0, 65536};
+  sigaltstack(&stack, nullptr);
+}
+
+void set_attributes() {
+  personality(ADDR_NO_RANDOMIZE);
+  prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+  prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  const UniqueFd filter = open_file("/proc/self/coredump_filter", O_WRONLY);
+  const UniqueFd score = open_file("/proc/self/oom_score_adj", O_WRONLY);
+  if (write(filter.get(), "0x11", 4) != 4 || write(score.get(), "77", 2) != 2) _exit(1);
+  umask(0134);
+  if (chdir("/usr/share") != 0) _exit(1);
+  const rlimit files{100, 200};
+  setrlimit(RLIMIT_NOFILE, &files);
+  const rlimit core{1000, 2000};
+  setrlimit(RLIMIT_CORE, &core);
+}
+
+std::uint64_t bit(int capability) { return 1ULL << capability; }
+
+// In every thread, as the kernel sees it.
+void set_credentials() {
+  const gid_t groups[] = {11, 12, 4'000'000'000};
+  syscall(SYS_setgroups, 3, groups);
+  prctl(PR_SET_SECUREBITS, 0x2c);  // NO_SETUID_FIXUP and its lock, KEEP_CAPS' lock
+  prctl(PR_CAPBSET_DROP, CAP_SYS_BOOT);
+  syscall(SYS_setresgid, 21, 22, 23);
+  syscall(SYS_setfsgid, 23);
+  syscall(SYS_setresuid, 31, 32, 33);
+  syscall(SYS_setfsuid, 33);
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  const auto some = static_cast<std::uint32_t>(bit(CAP_KILL) | bit(CAP_CHOWN) | bit(CAP_SETPCAP));
+  const auto inherit = static_cast<std::uint32_t>(bit(CAP_CHOWN) | bit(CAP_SYS_CHROOT));
+  const __user_cap_data_struct data[2] = {{some, some, inherit}, {0, 0, 0}};
+  syscall(SYS_capset, &header, data);
+  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_CHOWN, 0, 0);
+  const auto fewer = static_cast<std::uint32_t>(bit(CAP_CHOWN));
+  const __user_cap_data_struct last[2] = {{fewer, some, inherit}, {0, 0, 0}};
+  syscall(SYS_capset, &header, last);
+  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  prctl(PR_SET_PDEATHSIG, SIGWINCH);
+}
+
+void nothing() {}
+
+proto::Process capture(Subject& subject) {
+  CaptureContext context = subject.context();
+  proto::Process process;
+  for (proto::Thread& thread : capture_threads(context)) *process.add_threads() = thread;
+  *process.mutable_signals() = capture_signals(context);
+  *process.mutable_timers() = capture_timers(context);
+  *process.mutable_credentials() = capture_credentials(context);
+  *process.mutable_rlimits() = capture_rlimits(context);
+  *process.mutable_filesystem_context() = capture_filesystem_context(context);
+  *process.mutable_attributes() = capture_process_attributes(context);
+  return process;
+}
+
+void run(RemoteTask& task, const std::function<void(SyscallBatch&)>& plan) {
+  SyscallBatch batch;
+  plan(batch);
+  if (!batch.empty()) task.run(batch);
+}
+
+Tracee& thread_at(Subject& subject, int index) {
+  return subject.task().threads().at(static_cast<std::size_t>(index));
+}
+
+pid_t tid_of(Subject& subject, int index) { return thread_at(subject, index).tid(); }
+
+void restore_threads(Subject& subject, const proto::Process& want) {
+  const auto online = online_processors();
+  const CapabilitiesHere here = capabilities_here();
+  for (int i = 0; i < want.threads_size(); ++i) {
+    Tracee& tracee = thread_at(subject, i);
+    SyscallBatch batch;
+    plan_rseq_removal(tracee.rseq(), batch);
+    plan_new_thread(want.threads(i), online, batch);
+    plan_credentials(here, want.credentials(), batch);
+    plan_thread_last(want.threads(i), batch);
+    plan_pending(subject.pid(), tid_of(subject, i), want.threads(i).pending(), batch);
+    subject.task().run_on(tracee, batch);
+  }
+}
+
+// Everything, in the order of a real switch.
+void restore(Subject& subject, const proto::Process& want) {
+  RemoteTask& task = subject.task();
+  run(task, [&](SyscallBatch& batch) {
+    plan_signal_defaults(batch);
+    plan_signals({}, want.signals(), batch);
+    plan_process_attributes(want.attributes(), batch);
+    plan_filesystem_context(filesystem_context_here(), want.filesystem_context(), batch);
+  });
+  restore_posix_timers(task, {}, want.timers());
+  run(task, [&](SyscallBatch& batch) {
+    plan_timers_armed(want.timers(), 0, batch);
+    plan_rlimits(rlimits_here(), want.rlimits(), may_raise_hard_limits(), batch);
+    plan_shared_pending(want.signals(), subject.pid(), batch);
+  });
+  apply_process_attributes(subject.pid(), want.attributes());
+  restore_threads(subject, want);
+  run(task, [&](SyscallBatch& batch) { plan_process_attributes_last(want.attributes(), batch); });
+  for (int i = 0; i < want.threads_size(); ++i) {
+    apply_thread_registers(thread_at(subject, i), want.threads(i));
+  }
+}
+
+// Ids that differ because the two are different processes, and times that run on.
+proto::Process comparable(proto::Process process) {
+  for (proto::Thread& thread : *process.mutable_threads()) {
+    thread.clear_tid();
+    thread.clear_host_tid();
+  }
+  for (proto::IntervalTimer& timer : *process.mutable_timers()->mutable_interval_timers()) {
+    timer.set_remaining_ns(timer.remaining_ns() / 60'000'000'000);
+  }
+  for (proto::PosixTimer& timer : *process.mutable_timers()->mutable_posix_timers()) {
+    timer.set_remaining_ns(timer.remaining_ns() / 60'000'000'000);
+  }
+  return process;
+}
+
+void expect_restored(void (*first)(), void (*second)()) {
+  Subject original(first, second);
+  const proto::Process want = capture(original);
+  Subject copy(nothing, nothing);
+  restore(copy, want);
+  const proto::Process found = capture(copy);
+  EXPECT_EQ(comparable(found).DebugString(), comparable(want).DebugString());
+}
+
+TEST(RestoreLaw, OrdinaryProcess) { expect_restored(nothing, nothing); }
+
+TEST(RestoreLaw, Signals) {
+  expect_restored(set_signals, [] { raise(SIGCONT); });
+}
+
+TEST(RestoreLaw, PendingOfAnotherThread) {
+  expect_restored(nothing, [] {
+    pthread_sigqueue(pthread_self(), SIGRTMIN + 9, {.sival_int = 5});
+    raise(SIGHUP);
+  });
+}
+
+TEST(RestoreLaw, Timers) {
+  Subject original(set_timers, nothing);
+  EXPECT_EQ(capture(original).timers().posix_timers_size(), 5);
+  expect_restored(set_timers, nothing);
+}
+
+TEST(RestoreLaw, Threads) {
+  expect_restored([] { set_thread("first (one)", 3, SCHED_OTHER, -1); },
+                  [] { set_thread("second", 5, SCHED_BATCH, 0); });
+}
+
+TEST(RestoreLaw, IdleAndRealTimePolicies) {
+  expect_restored([] { set_thread("idle", 0, SCHED_IDLE, 0); },
+                  [] {
+                    const sched_param priority{.sched_priority = 3};
+                    sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &priority);
+                  });
+}
+
+TEST(RestoreLaw, Attributes) { expect_restored(set_attributes, nothing); }
+
+TEST(RestoreLaw, Credentials) {
+  Subject original(set_credentials, set_credentials);
+  const proto::Credentials credentials = capture(original).credentials();
+  EXPECT_EQ(credentials.uid_saved(), 33u);
+  EXPECT_EQ(credentials.capabilities_ambient(), bit(CAP_CHOWN));
+  EXPECT_EQ(credentials.groups_size(), 3);
+  expect_restored(set_credentials, set_credentials);
+}
+
+TEST(RestoreLaw, Everything) {
+  expect_restored(
+      [] {
+        set_timers();
+        set_attributes();
+        set_thread("all of it", 2, SCHED_OTHER, 0);
+        set_signals();
+        set_credentials();
+      },
+      [] {
+        set_thread("and more", 4, SCHED_BATCH, -1);
+        usleep(150'000);
+        set_credentials();
+      });
+}
+
+TEST(RestoreLaw, PlanningTheSameTwicePlansNothing) {
+  Subject original(set_signals, nothing);
+  const proto::Process process = capture(original);
+  SyscallBatch batch;
+  plan_signals(process.signals(), process.signals(), batch);
+  plan_thread(process.threads(0), process.threads(0), online_processors(), batch);
+  plan_process_attributes(process.attributes(), process.attributes(), batch);
+  plan_filesystem_context(process.filesystem_context(), process.filesystem_context(), batch);
+  EXPECT_TRUE(batch.empty()) << batch.print();
+}
+
+TEST(RestoreLaw, ActionsThatWentAwayAreTakenBack) {
+  Subject subject(set_signals, nothing);
+  CaptureContext context = subject.context();
+  const proto::Signals have = capture_signals(context);
+  ASSERT_GE(have.actions_size(), 3);
+  run(subject.task(), [&](SyscallBatch& batch) { plan_signals(have, {}, batch); });
+  EXPECT_EQ(capture_signals(context).actions_size(), 0);
+}
+
+TEST(RestoreLaw, TimersThatChangedAreReplaced) {
+  Subject subject(set_timers, nothing);
+  CaptureContext context = subject.context();
+  const proto::Timers have = capture_timers(context);
+  proto::Timers want = have;
+  want.mutable_posix_timers(0)->set_signal(SIGUSR2);
+  want.mutable_posix_timers()->DeleteSubrange(1, 1);
+  auto& far = *want.add_posix_timers();
+  far = want.posix_timers(0);
+  far.set_id(1234);
+  restore_posix_timers(subject.task(), have, want);
+  const proto::Timers found = capture_timers(context);
+  ASSERT_EQ(found.posix_timers_size(), want.posix_timers_size());
+  EXPECT_EQ(found.posix_timers(0).signal(), SIGUSR2);
+  EXPECT_EQ(found.posix_timers().rbegin()->id(), 1234);
+}
+
+TEST(RestoreTimers, NumbersByCountingWhereTheKernelGivesNone) {
+  Subject subject(nothing, nothing);
+  proto::Timers want;
+  for (const int id : {0, 1, 3, 700}) {
+    auto& timer = *want.add_posix_timers();
+    timer.set_id(id);
+    timer.set_clock(CLOCK_MONOTONIC);
+    timer.set_notify(SIGEV_SIGNAL);
+    timer.set_signal(SIGUSR1);
+  }
+  restore_posix_timers(subject.task(), {}, want, TimerNumbers::kByCounting);
+  CaptureContext context = subject.context();
+  const proto::Timers found = capture_timers(context);
+  ASSERT_EQ(found.posix_timers_size(), 4);
+  EXPECT_EQ(found.posix_timers(0).id(), 0);
+  EXPECT_EQ(found.posix_timers(2).id(), 3);
+  EXPECT_EQ(found.posix_timers(3).id(), 700);
+  // The counter does not go back.
+  proto::Timers more;
+  *more.add_posix_timers() = want.posix_timers(0);
+  more.mutable_posix_timers(0)->set_id(5);
+  EXPECT_THROW(restore_posix_timers(subject.task(), {}, more, TimerNumbers::kByCounting), Error);
+}
+
+TEST(RestoreTimers, TimeThatPassedIsTakenOff) {
+  proto::Timers timers;
+  auto& timer = *timers.add_posix_timers();
+  timer.set_remaining_ns(1000);
+  timer.set_interval_ns(500);
+  SyscallBatch batch;
+  plan_timers_armed(timers, 400, batch);
+  plan_timers_armed(timers, 5000, batch);
+  itimerspec times[2];
+  std::memcpy(&times[0], batch.data().data(), sizeof(itimerspec));
+  std::memcpy(&times[1], batch.data().data() + sizeof(itimerspec), sizeof(itimerspec));
+  EXPECT_EQ(times[0].it_value.tv_nsec, 600);
+  EXPECT_EQ(times[1].it_value.tv_nsec, 1) << "a timer that ran out goes off at once";
+  EXPECT_EQ(times[1].it_interval.tv_nsec, 500);
+}
+
+TEST(RestoreChecks, NamesWhatTheDestinationLacks) {
+  Findings findings;
+  proto::Credentials credentials;
+  credentials.set_capabilities_permitted(0b111);
+  credentials.set_capabilities_bounding(0b111111);
+  check_credentials({0b011, 0b001111}, credentials, findings);
+  ASSERT_EQ(findings.size(), 2u);
+  EXPECT_EQ(findings[0].id(), "capability-missing");
+  EXPECT_EQ(findings[0].object(), "capabilities 2");
+  EXPECT_EQ(findings[1].object(), "capabilities 4, 5");
+
+  findings.clear();
+  proto::Rlimits here;
+  auto& limit = *here.add_limits();
+  limit.set_resource(RLIMIT_NOFILE);
+  limit.set_hard(10);
+  proto::Rlimits want = here;
+  want.mutable_limits(0)->set_hard(11);
+  check_rlimits(here, want, false, findings);
+  EXPECT_EQ(findings.size(), 1u);
+  check_rlimits(here, here, false, findings);
+  check_rlimits(here, want, true, findings);
+  EXPECT_EQ(findings.size(), 1u);
+
+  findings.clear();
+  proto::FilesystemContext context;
+  context.set_root("/");
+  context.set_working_directory("/no/such/place");
+  check_filesystem_context(context, findings);
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_EQ(findings[0].id(), "directory-missing");
+
+  findings.clear();
+  proto::Thread thread;
+  thread.mutable_scheduling()->add_cpus(0);
+  thread.mutable_scheduling()->add_cpus(7);
+  check_thread(thread, {0, 1}, findings);
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_TRUE(findings[0].warning());
+}
+
+TEST(RestoreFilesystemContext, RootAndDirectoryInsideIt) {
+  proto::FilesystemContext want;
+  want.set_root("/usr");
+  want.set_working_directory("/usr/share");
+  Subject subject(nothing, nothing);
+  run(subject.task(), [&](SyscallBatch& batch) {
+    plan_filesystem_context(filesystem_context_here(), want, batch);
+  });
+  CaptureContext context = subject.context();
+  EXPECT_EQ(capture_filesystem_context(context).root(), "/usr");
+  EXPECT_EQ(capture_filesystem_context(context).working_directory(), "/usr/share");
+  proto::FilesystemContext next = want;
+  next.set_working_directory("/usr/lib");
+  run(subject.task(), [&](SyscallBatch& batch) { plan_filesystem_context(want, next, batch); });
+  EXPECT_EQ(capture_filesystem_context(context).working_directory(), "/usr/lib");
+  next.set_root("/");
+  SyscallBatch batch;
+  EXPECT_THROW(plan_filesystem_context(want, next, batch), Error);
+}
+
+}  // namespace
+}  // namespace godwit

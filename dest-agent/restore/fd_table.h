@@ -1,0 +1,82 @@
+// Builds the descriptor table of a skeleton ahead of the switch and puts it right in the blackout.
+//
+//   build(want)     any number of times: what can stand before stands, what is gone is closed
+//   cut_over(want)  the blackout: the last differences, then offsets, counts, contents, epoll sets,
+//                   timers, TCP and UDP
+//   finish()        nothing but the process's own descriptors is left in it
+//   release(replay) the handover is decided: sockets leave repair mode, the agent's copies go
+//
+// Rows go many to a batch: thousands of descriptors cost a few round trips. A new file is made at
+// whatever number the kernel gives and moved above all wanted numbers at once, then copied to its
+// place, so that making never meets a number that is wanted. Fixed rule: an open file stands at the
+// descriptor that is its id (fd_plan.h).
+//
+// The skeleton runs as root, with its root directory and working directory not yet changed.
+// Thread: the one that attached `task`. Everything throws Error; after that the skeleton is of no
+// use.
+#pragma once
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "common/base/unique_fd.h"
+#include "common/kernel/time_namespace.h"
+#include "common/network/packet_replay.h"
+#include "common/remote/remote_task.h"
+#include "dest-agent/restore/epolls.h"
+#include "dest-agent/restore/fd_plan.h"
+#include "dest-agent/restore/pipes.h"
+#include "dest-agent/restore/regular_files.h"
+#include "dest-agent/restore/unix_sockets.h"
+#include "proto/fd_table.pb.h"
+
+namespace godwit {
+
+class FdTableRestorer {
+ public:
+  // `agent_pidfd`: number, in the skeleton, of a pidfd of this process. Raises this process's and
+  // the skeleton's RLIMIT_NOFILE to the hard limit.
+  FdTableRestorer(RemoteTask& task, int agent_pidfd);
+
+  void build(const proto::FdTable& want);
+  void cut_over(const proto::FdTable& want);
+  // Closes what is not wanted, the pidfd of this process among it: whoever needs such a descriptor
+  // comes before.
+  void finish();
+  // The process may be detached and frozen. `replay`: what sockets need to put packets of their own
+  // into the stack. Without release() the copies end with this object, silently.
+  void release(PacketReplay& replay);
+
+  // Where the pidfd is now: it gives way when its number is wanted.
+  int agent_pidfd() const { return agent_pidfd_; }
+
+ private:
+  struct Making;  // one file between being made and standing at its place
+
+  void move_agent_pidfd(const proto::FdTable& want);
+  void close_descriptors(const FdPlan& plan);
+  void make_files(const std::vector<const proto::OpenFile*>& files, int above);
+  Making append_making(SyscallBatch& batch, const proto::OpenFile& file, int above);
+  UniqueFd make_in_agent(const proto::OpenFile& file);
+  BatchOutcome run_making(const SyscallBatch& batch, const std::vector<Making>& makings);
+  void place_files(const std::vector<Making>& makings, const BatchOutcome& outcome,
+                   const std::map<std::uint32_t, int>& unix_fds, int above);
+  void set_descriptors(const FdPlan& plan);
+  void restore_contents();
+  void restore_positions();
+  void append_flags_and_owner(SyscallBatch& batch, const proto::OpenFile& file) const;
+
+  RemoteTask& task_;
+  int agent_pidfd_;
+  std::uint64_t descriptors_max_ = 0;  // RLIMIT_NOFILE of the skeleton while it is built
+  TimeOffsets offsets_;
+  proto::FdTable have_;
+  std::map<int, bool> close_on_exec_;          // of the description being built, by descriptor
+  std::map<std::uint32_t, UniqueFd> sockets_;  // agent's copies of TCP and UDP sockets, by file
+  EpollSets epolls_;
+  PipeStore pipes_;
+  UnixPairs unix_pairs_;
+};
+
+}  // namespace godwit

@@ -1,0 +1,368 @@
+#include "dest-agent/restore/mappings.h"
+
+#include <linux/prctl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/kernel/proc_maps.h"
+#include "common/model/page_areas.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::uint64_t kAdviceFlags =
+    proto::AREA_DONT_FORK | proto::AREA_DONT_DUMP | proto::AREA_WIPE_ON_FORK |
+    proto::AREA_MERGEABLE | proto::AREA_HUGE_PAGES | proto::AREA_NO_HUGE_PAGES |
+    proto::AREA_SEQUENTIAL | proto::AREA_RANDOM;
+
+bool takes_missing_pages(const proto::Mapping& area) {
+  return area.backing() == proto::BACKING_ANONYMOUS ||
+         area.backing() == proto::BACKING_SHARED_ANONYMOUS;
+}
+
+std::string area_name(const PageRange& range) {
+  return fmt::format("area {:x}-{:x}", range.start, range.end);
+}
+
+// madvise(2) rows that turn `have` flags into `want` flags.
+void advise(const PageRange& range, std::uint64_t have, std::uint64_t want, SyscallBatch& batch) {
+  struct Advice {
+    std::uint64_t flag;
+    int on;
+    int off;
+  };
+  static constexpr Advice kAdvices[] = {
+      {proto::AREA_DONT_FORK, MADV_DONTFORK, MADV_DOFORK},
+      {proto::AREA_DONT_DUMP, MADV_DONTDUMP, MADV_DODUMP},
+      {proto::AREA_WIPE_ON_FORK, MADV_WIPEONFORK, MADV_KEEPONFORK},
+      {proto::AREA_MERGEABLE, MADV_MERGEABLE, MADV_UNMERGEABLE},
+      {proto::AREA_HUGE_PAGES, MADV_HUGEPAGE, -1},
+      {proto::AREA_NO_HUGE_PAGES, MADV_NOHUGEPAGE, -1},
+      {proto::AREA_SEQUENTIAL, MADV_SEQUENTIAL, MADV_NORMAL},
+      {proto::AREA_RANDOM, MADV_RANDOM, MADV_NORMAL},
+  };
+  // What is turned off goes first: MADV_NORMAL clears both reading hints.
+  for (const bool on : {false, true}) {
+    for (const Advice& advice : kAdvices) {
+      if (((have ^ want) & advice.flag) == 0 || ((want & advice.flag) != 0) != on) continue;
+      const int value = on ? advice.on : advice.off;
+      if (value >= 0) batch.add(SYS_madvise, {range.start, range.bytes(), value}, area_name(range));
+    }
+  }
+}
+
+void name_area(const PageRange& range, const std::string& name, SyscallBatch& batch) {
+  const Argument text = name.empty() ? Argument(0) : Argument(batch.put_string(name));
+  // May fail: the kernel may be built without names for anonymous areas.
+  batch.add_may_fail(SYS_prctl,
+                     {PR_SET_VMA, PR_SET_VMA_ANON_NAME, range.start, range.bytes(), text},
+                     area_name(range));
+}
+
+std::vector<PageRange> ranges_of(const proto::Mappings& mappings) {
+  std::vector<PageRange> ranges;
+  for (const proto::Mapping& area : mappings.areas()) ranges.push_back({area.start(), area.end()});
+  return ranges;
+}
+
+std::vector<PageRange> ranges_of(const std::vector<MapsLine>& lines) {
+  std::vector<PageRange> ranges;
+  for (const MapsLine& line : lines) ranges.push_back(line.range);
+  return ranges;
+}
+
+bool is_vdso_part(const std::string& path) {
+  return path == "[vdso]" || path.starts_with("[vvar");
+}
+
+}  // namespace
+
+MappingsRestorer::MappingsRestorer(RemoteTask& task, int agent_pidfd)
+    : task_(task), agent_pidfd_(agent_pidfd) {}
+
+void MappingsRestorer::build(const proto::Mappings& want) {
+  check_mappings(want);
+  const std::vector<MapsLine> old = read_maps(task_.host_pid());
+  const PageRange home = find_hole({ranges_of(old), ranges_of(want)}, RemoteTask::kHomeBytes);
+  task_.move_home(home);
+
+  SyscallBatch clear;
+  for (const MapsLine& line : read_maps(task_.host_pid())) {
+    if (is_vdso_part(line.path) || line.path == "[vsyscall]" || line.range.overlaps(home)) continue;
+    clear.add(SYS_munmap, {line.range.start, line.range.bytes()}, area_name(line.range));
+  }
+  task_.run(clear);
+  move_vdso(want);
+  open_userfaultfd();
+  set_marks(proto::MemoryMarks(), want.marks(), true);
+  *have_.mutable_marks() = want.marks();
+  reconcile(want);
+}
+
+// Moves the skeleton's own vDSO and its data pages to where the source's were. In two steps through
+// a free place, since mremap refuses ranges that overlap.
+void MappingsRestorer::move_vdso(const proto::Mappings& want) {
+  std::vector<MapsLine> own;
+  for (const MapsLine& line : read_maps(task_.host_pid())) {
+    if (is_vdso_part(line.path)) own.push_back(line);
+  }
+  std::vector<const proto::Mapping*> places;
+  for (const proto::Mapping& area : want.areas()) {
+    if (area.backing() == proto::BACKING_VDSO || area.backing() == proto::BACKING_VVAR) {
+      places.push_back(&area);
+    }
+  }
+  std::uint64_t total = 0;
+  for (const MapsLine& line : own) total += line.range.bytes();
+  const PageRange between =
+      find_hole({ranges_of(read_maps(task_.host_pid())), ranges_of(want)}, total);
+  SyscallBatch batch;
+  Address at = between.start;
+  for (const MapsLine& line : own) {
+    batch.add(SYS_mremap,
+              {line.range.start, line.range.bytes(), line.range.bytes(),
+               MREMAP_MAYMOVE | MREMAP_FIXED, at},
+              line.path);
+    at += line.range.bytes();
+  }
+  at = between.start;
+  for (const MapsLine& line : own) {
+    const auto place = std::find_if(places.begin(), places.end(), [&](const proto::Mapping* area) {
+      return area->name() == line.path && area->end() - area->start() == line.range.bytes();
+    });
+    if (place == places.end() || own.size() != places.size()) {
+      throw Error(fmt::format("{} of this kernel has no counterpart in the source's address space",
+                              line.path))
+          .with_hint("move between hosts whose kernels have the same vDSO layout");
+    }
+    batch.add(SYS_mremap,
+              {at, line.range.bytes(), line.range.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED,
+               (*place)->start()},
+              line.path);
+    at += line.range.bytes();
+  }
+  task_.run(batch);
+}
+
+PageRange MappingsRestorer::vdso() const {
+  for (const proto::Mapping& area : have_.areas()) {
+    if (area.backing() == proto::BACKING_VDSO) return {area.start(), area.end()};
+  }
+  throw Error("the description has no vDSO");
+}
+
+void MappingsRestorer::open_userfaultfd() {
+  SyscallBatch batch;
+  const RowResult fd = batch.add(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK}, "userfaultfd");
+  const int number = static_cast<int>(task_.run(batch)[fd]);
+  userfaultfd_ = task_.copy_fd(number);
+  SyscallBatch close;
+  close.add(SYS_close, {number}, "userfaultfd");
+  task_.run(close);
+  uffdio_api api{};
+  api.api = UFFD_API;
+  if (::ioctl(userfaultfd_.get(), UFFDIO_API, &api) != 0) throw_system("userfaultfd: UFFDIO_API");
+}
+
+// A shared anonymous object is made whole, once, and every area of it maps a descriptor of it.
+void MappingsRestorer::create_shared_objects(const LayoutDiff& diff) {
+  for (const LayoutSegment& segment : diff.map) {
+    const proto::Mapping& area = *segment.want;
+    if (area.backing() != proto::BACKING_SHARED_ANONYMOUS) continue;
+    UniqueFd& object = shared_objects_[area.shared_object()];
+    if (object.valid()) continue;
+    SyscallBatch make;
+    const std::uint64_t bytes = area.shared_object_bytes();
+    const RowResult where = make.add(
+        SYS_mmap, {0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0},
+        "shared anonymous object");
+    const Address at = static_cast<Address>(task_.run(make)[where]);
+    object = open_file(fmt::format("/proc/{}/map_files/{:x}-{:x}", task_.host_pid(), at, at + bytes),
+                       O_RDWR);
+    SyscallBatch drop;
+    drop.add(SYS_munmap, {at, bytes}, "shared anonymous object");
+    task_.run(drop);
+  }
+}
+
+void MappingsRestorer::map_segment(const LayoutSegment& segment, const proto::Mappings& want,
+                                   SyscallBatch& batch) {
+  const proto::Mapping& area = *segment.want;
+  const PageRange& range = segment.range;
+  int flags = MAP_FIXED_NOREPLACE | (area.shared() ? MAP_SHARED : MAP_PRIVATE);
+  if ((area.flags() & proto::AREA_GROWS_DOWN) != 0) flags |= MAP_GROWSDOWN;
+  if ((area.flags() & proto::AREA_NO_RESERVE) != 0) flags |= MAP_NORESERVE;
+  const std::uint64_t offset = offset_at(area, range.start);
+  switch (area.backing()) {
+    case proto::BACKING_ANONYMOUS:
+      batch.add(SYS_mmap,
+                {range.start, range.bytes(), area.protection(), flags | MAP_ANONYMOUS, -1, 0},
+                area_name(range));
+      break;
+    case proto::BACKING_FILE: {
+      const proto::FileIdentity& file = want.files(static_cast<int>(area.file()));
+      const int access = area.shared() && area.file_opened_writable() ? O_RDWR : O_RDONLY;
+      const RowResult fd = batch.add(
+          SYS_openat, {AT_FDCWD, batch.put_string(file.path()), access | O_CLOEXEC, 0}, file.path());
+      batch.add(SYS_mmap, {range.start, range.bytes(), area.protection(), flags, fd, offset},
+                fmt::format("{} of {}", area_name(range), file.path()));
+      batch.add(SYS_close, {fd}, file.path());
+      break;
+    }
+    case proto::BACKING_SHARED_ANONYMOUS: {
+      const UniqueFd& object = shared_objects_.at(area.shared_object());
+      const RowResult fd =
+          batch.add(SYS_pidfd_getfd, {agent_pidfd_, object.get(), 0}, "shared anonymous object");
+      batch.add(SYS_mmap, {range.start, range.bytes(), area.protection(), flags, fd, offset},
+                area_name(range));
+      batch.add(SYS_close, {fd}, "shared anonymous object");
+      break;
+    }
+    default:
+      fail("description: {} has an unknown backing {}", area_name(range),
+           static_cast<int>(area.backing()));
+  }
+  if (!area.name().empty()) name_area(range, area.name(), batch);
+  advise(range, 0, area.flags() & kAdviceFlags, batch);
+}
+
+void MappingsRestorer::reconcile(const proto::Mappings& want) {
+  check_mappings(want);
+  const LayoutDiff diff = diff_layout(have_, want);
+  create_shared_objects(diff);
+  SyscallBatch batch;
+  for (const PageRange& range : diff.unmap) {
+    batch.add(SYS_munmap, {range.start, range.bytes()}, area_name(range));
+  }
+  for (const LayoutSegment& segment : diff.map) map_segment(segment, want, batch);
+  for (const LayoutSegment& segment : diff.change) {
+    const PageRange& range = segment.range;
+    if (segment.have->protection() != segment.want->protection()) {
+      batch.add(SYS_mprotect, {range.start, range.bytes(), segment.want->protection()},
+                area_name(range));
+    }
+    advise(range, segment.have->flags() & kAdviceFlags, segment.want->flags() & kAdviceFlags, batch);
+    if (segment.have->name() != segment.want->name()) {
+      name_area(range, segment.want->name(), batch);
+    }
+  }
+  if (!batch.empty()) task_.run(batch);
+  register_segments(diff.map);
+  set_marks(have_.marks(), want.marks(), false);
+  have_ = want;
+}
+
+void MappingsRestorer::register_segments(const std::vector<LayoutSegment>& segments) {
+  for (const LayoutSegment& segment : segments) {
+    fresh_.push_back(segment.range);
+    if (!takes_missing_pages(*segment.want)) continue;
+    uffdio_register request{};
+    request.range = {segment.range.start, segment.range.bytes()};
+    request.mode = UFFDIO_REGISTER_MODE_MISSING;
+    if (::ioctl(userfaultfd_.get(), UFFDIO_REGISTER, &request) != 0) {
+      throw_system("userfaultfd: registering {}", area_name(segment.range));
+    }
+  }
+}
+
+void MappingsRestorer::set_marks(const proto::MemoryMarks& have, const proto::MemoryMarks& want,
+                                 bool first) {
+  if (!first && have.SerializeAsString() == want.SerializeAsString()) return;
+  prctl_mm_map map{};
+  map.start_code = want.start_code();
+  map.end_code = want.end_code();
+  map.start_data = want.start_data();
+  map.end_data = want.end_data();
+  map.start_brk = want.start_brk();
+  map.brk = want.brk();
+  map.start_stack = want.start_stack();
+  map.arg_start = want.arg_start();
+  map.arg_end = want.arg_end();
+  map.env_start = want.env_start();
+  map.env_end = want.env_end();
+  map.exe_fd = static_cast<std::uint32_t>(-1);
+  if (first) {
+    set_first_marks(map, want);
+    return;
+  }
+  SyscallBatch batch;
+  batch.add(SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, batch.put_value(map), sizeof(map), 0},
+            "memory marks");
+  task_.run(batch);
+}
+
+// The first time with the auxiliary vector and the executable. The structure points to the vector, so
+// both stand at a known address for the time of the call.
+void MappingsRestorer::set_first_marks(prctl_mm_map map, const proto::MemoryMarks& want) {
+  SyscallBatch prepare;
+  const RowResult exe = prepare.add(
+      SYS_openat, {AT_FDCWD, prepare.put_string(want.executable()), O_RDONLY | O_CLOEXEC, 0},
+      want.executable());
+  const RowResult page = prepare.add(
+      SYS_mmap, {0, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0},
+      "memory marks");
+  const BatchOutcome prepared = task_.run(prepare);
+  const Address vector = static_cast<Address>(prepared[page]);
+  if (want.auxv().size() > kPageSize) fail("description: auxv of {} bytes", want.auxv().size());
+  task_.write_memory(vector, std::as_bytes(std::span(want.auxv())));
+  map.auxv = reinterpret_cast<__u64*>(vector);
+  map.auxv_size = static_cast<std::uint32_t>(want.auxv().size());
+  map.exe_fd = static_cast<std::uint32_t>(prepared[exe]);
+  SyscallBatch batch;
+  batch.add(SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, batch.put_value(map), sizeof(map), 0},
+            "memory marks");
+  batch.add(SYS_munmap, {vector, kPageSize}, "memory marks");
+  batch.add(SYS_close, {map.exe_fd}, want.executable());
+  task_.run(batch);
+}
+
+std::vector<proto::PageArea> MappingsRestorer::take_page_areas() {
+  return page_areas(have_, std::exchange(fresh_, {}));
+}
+
+void MappingsRestorer::finish() {
+  SyscallBatch locks;
+  for (const proto::Mapping& area : have_.areas()) {
+    const PageRange range{area.start(), area.end()};
+    if (takes_missing_pages(area)) {
+      uffdio_range request{range.start, range.bytes()};
+      if (::ioctl(userfaultfd_.get(), UFFDIO_UNREGISTER, &request) != 0) {
+        throw_system("userfaultfd: unregistering {}", area_name(range));
+      }
+    }
+    if ((area.flags() & proto::AREA_LOCKED) != 0) {
+      locks.add(SYS_mlock, {range.start, range.bytes()}, area_name(range));
+    }
+  }
+  if (!locks.empty()) task_.run(locks);
+}
+
+std::vector<FileDifference> compare_files(const proto::Mappings& mappings) {
+  std::vector<FileDifference> differences;
+  for (const proto::FileIdentity& file : mappings.files()) {
+    const std::string kind = file.executable() ? "executable-or-library" : "mapped-file";
+    struct stat here {};
+    if (::stat(file.path().c_str(), &here) != 0) {
+      differences.push_back({kind + "-missing", file.path(), errno_text(errno)});
+    } else if (file.content_hash() != 0 &&
+               static_cast<std::uint64_t>(here.st_size) != file.bytes()) {
+      differences.push_back({kind + "-different", file.path(),
+                             fmt::format("has {} bytes here and {} at the source", here.st_size,
+                                         file.bytes())});
+    } else if (file.content_hash() != 0 && hash_file(file.path()) != file.content_hash()) {
+      differences.push_back({kind + "-different", file.path(), "has other content here"});
+    }
+  }
+  return differences;
+}
+
+}  // namespace godwit

@@ -1,0 +1,71 @@
+// Builds and changes the mappings of a skeleton.
+//
+// Change class: in place. Every private and shared anonymous range is registered with userfaultfd
+// (missing) as soon as it exists, so that pages are placed by the page server with UFFDIO_COPY and
+// nothing is there that did not come from the source. Locks (mlock) come last, after the
+// registration is gone.
+#pragma once
+
+#include <linux/prctl.h>
+
+#include <map>
+#include <vector>
+
+#include "common/base/unique_fd.h"
+#include "common/model/layout_diff.h"
+#include "common/remote/remote_task.h"
+#include "proto/mappings.pb.h"
+#include "proto/page_service.pb.h"
+
+namespace godwit {
+
+class MappingsRestorer {
+ public:
+  // `agent_pidfd`: number of a pidfd of this process in the skeleton.
+  MappingsRestorer(RemoteTask& task, int agent_pidfd);
+
+  // The first time: gives the skeleton an address space with nothing in it but its vDSO (moved to the
+  // place that `want` says) and its home. Then what reconcile() does.
+  void build(const proto::Mappings& want);
+  // The agent's pidfd has another number in the skeleton now.
+  void set_agent_pidfd(int agent_pidfd) { agent_pidfd_ = agent_pidfd; }
+  // Applies the difference to the last description.
+  void reconcile(const proto::Mappings& want);
+
+  // userfaultfd of the skeleton's address space.
+  int userfaultfd() const { return userfaultfd_.get(); }
+  // Every area that pages may be placed in. Ranges that are new since the last call are fresh.
+  std::vector<proto::PageArea> take_page_areas();
+
+  // In the blackout, when every page is in place: missing pages become zero pages, locks are taken.
+  void finish();
+  // The vDSO's final place, for RemoteTask::leave_home.
+  PageRange vdso() const;
+
+ private:
+  void move_vdso(const proto::Mappings& want);
+  void open_userfaultfd();
+  void create_shared_objects(const LayoutDiff& diff);
+  void map_segment(const LayoutSegment& segment, const proto::Mappings& want, SyscallBatch& batch);
+  void set_marks(const proto::MemoryMarks& have, const proto::MemoryMarks& want, bool first);
+  void set_first_marks(prctl_mm_map map, const proto::MemoryMarks& want);
+  void register_segments(const std::vector<LayoutSegment>& segments);
+
+  RemoteTask& task_;
+  int agent_pidfd_;
+  UniqueFd userfaultfd_;
+  proto::Mappings have_;
+  std::map<std::uint64_t, UniqueFd> shared_objects_;  // by the source's inode
+  std::vector<PageRange> fresh_;
+};
+
+// Compares the files of a description with the ones here: for preflight, before anything is built.
+// Adds a finding for each that is missing or different.
+struct FileDifference {
+  std::string id;
+  std::string path;
+  std::string problem;
+};
+std::vector<FileDifference> compare_files(const proto::Mappings& mappings);
+
+}  // namespace godwit

@@ -1,0 +1,101 @@
+#include "dest-agent/restore/pipes.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+
+namespace godwit {
+namespace {
+
+constexpr std::size_t kPacketBytesMax = 4096;  // PIPE_BUF: a larger write makes several packets
+
+UniqueFd open_again(int end, std::uint32_t flags) {
+  const auto wanted = flags & (O_ACCMODE | O_NONBLOCK | O_DIRECT);
+  return open_file(fmt::format("/proc/self/fd/{}", end), static_cast<int>(wanted));
+}
+
+void write_all(int fd, const char* from, std::size_t bytes, bool as_packet, std::uint32_t id) {
+  if (fcntl(fd, F_SETFL, O_NONBLOCK | (as_packet ? O_DIRECT : 0)) != 0) {
+    throw_system("fd {}: set the mode of the pipe's writing end", id);
+  }
+  while (bytes > 0) {
+    const auto written = write(fd, from, bytes);
+    if (written <= 0) throw_system("fd {}: write {} bytes into the pipe", id, bytes);
+    from += written;
+    bytes -= static_cast<std::size_t>(written);
+  }
+}
+
+}  // namespace
+
+UniqueFd PipeStore::end_for(const proto::OpenFile& file) {
+  Pipe& pipe = pipes_[file.pipe_end().pipe()];
+  if (!pipe.read_end.valid()) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) throw_system("fd {}: make a pipe", file.id());
+    pipe.read_end.reset(ends[0]);
+    pipe.write_end.reset(ends[1]);
+  }
+  const auto access = file.status_flags() & O_ACCMODE;
+  const bool write_end = access == O_WRONLY;
+  bool& given = write_end ? pipe.write_end_given : pipe.read_end_given;
+  const UniqueFd& end = write_end ? pipe.write_end : pipe.read_end;
+  if (given || access == O_RDWR) return open_again(end.get(), file.status_flags());
+  given = true;
+  return duplicate_fd(end.get());
+}
+
+void PipeStore::keep_only(const proto::FdTable& want) {
+  std::set<std::uint64_t> wanted;
+  for (const auto& file : want.files()) {
+    if (file.has_pipe_end()) wanted.insert(file.pipe_end().pipe());
+  }
+  std::erase_if(pipes_, [&](const auto& entry) { return wanted.count(entry.first) == 0; });
+}
+
+void PipeStore::fill(const proto::FdTable& want) {
+  std::set<std::uint64_t> packet_pipes;
+  for (const auto& file : want.files()) {
+    if (file.has_pipe_end() && file.pipe_end().write_end() && file.pipe_end().packet_mode()) {
+      packet_pipes.insert(file.pipe_end().pipe());
+    }
+  }
+  for (const auto& file : want.files()) {
+    if (!file.has_pipe_end()) continue;
+    const auto& end = file.pipe_end();
+    const Pipe& pipe = pipes_.at(end.pipe());
+    const int capacity = fcntl(pipe.read_end.get(), F_GETPIPE_SZ);
+    if (end.capacity() != 0 && capacity != static_cast<int>(end.capacity()) &&
+        fcntl(pipe.read_end.get(), F_SETPIPE_SZ, end.capacity()) < 0) {
+      const int code = errno;
+      throw Error(fmt::format("fd {}: give the pipe {} bytes: {}", file.id(), end.capacity(),
+                              errno_text(code)),
+                  code, "raise fs.pipe-max-size and fs.pipe-user-pages-soft at the destination");
+    }
+    if (!end.contents().empty()) {
+      write_contents(pipe, file, packet_pipes.count(end.pipe()) > 0);
+    }
+  }
+}
+
+void PipeStore::write_contents(const Pipe& pipe, const proto::OpenFile& file, bool packet_mode) {
+  const auto& end = file.pipe_end();
+  const int to = pipe.write_end.get();
+  const char* from = end.contents().data();
+  if (!packet_mode && end.packets_size() <= 1) {
+    write_all(to, from, end.contents().size(), false, file.id());
+    return;
+  }
+  // A read ends behind a packet. What is longer than a packet can be began with plain bytes.
+  std::size_t left = end.contents().size();
+  for (const std::size_t bytes : end.packets()) {
+    if (bytes > left) fail("fd {}: packets of a pipe exceed its contents", file.id());
+    const std::size_t packet = std::min(bytes, kPacketBytesMax);
+    write_all(to, from, bytes - packet, false, file.id());
+    write_all(to, from + (bytes - packet), packet, true, file.id());
+    from += bytes;
+    left -= bytes;
+  }
+}
+
+}  // namespace godwit

@@ -1,0 +1,76 @@
+#include "dest-agent/restore/regular_files.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+#include "common/base/error.h"
+
+namespace godwit {
+namespace {
+
+// Done once when the program opened the file, or the kernel's own.
+constexpr std::uint32_t kNeverAgain =
+    O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_ASYNC | (O_TMPFILE & ~O_DIRECTORY);
+
+const char* kind_name(std::uint32_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFREG:
+      return "a regular file";
+    case S_IFDIR:
+      return "a directory";
+    case S_IFCHR:
+      return "a character device";
+    default:
+      return "something else";
+  }
+}
+
+std::string name_of(const proto::OpenFile& file) {
+  return fmt::format("fd {}: {}", file.id(), file.regular_file().path());
+}
+
+}  // namespace
+
+RowResult append_open(SyscallBatch& batch, const proto::OpenFile& file) {
+  const auto flags = (file.status_flags() & ~kNeverAgain) | O_NOCTTY | O_CLOEXEC;
+  const DataAt path = batch.put_string(file.regular_file().path());
+  return batch.add(SYS_openat, {AT_FDCWD, path, flags, 0}, name_of(file));
+}
+
+void throw_open_failed(const proto::OpenFile& file, int code) {
+  throw Error(fmt::format("fd {}: open {} at the destination: {}", file.id(),
+                          file.regular_file().path(), errno_text(code)),
+              code, "the same file must be there under the same path: mount it, or copy it");
+}
+
+void check_regular_file(const proto::OpenFile& file, const struct stat& found, FileCheck when) {
+  const auto& want = file.regular_file();
+  const std::string hint = "the same file must be there under the same path: mount it, or copy it";
+  if ((found.st_mode & S_IFMT) != (want.mode() & S_IFMT)) {
+    throw Error(fmt::format("{} is {} at the destination, but {} at the source", name_of(file),
+                            kind_name(found.st_mode), kind_name(want.mode())),
+                0, hint);
+  }
+  if (S_ISCHR(want.mode()) && found.st_rdev != want.device()) {
+    throw Error(fmt::format("{} is another device at the destination ({:#x}, not {:#x})",
+                            name_of(file), found.st_rdev, want.device()),
+                0, hint);
+  }
+  if (!S_ISREG(want.mode())) return;
+  const auto bytes = static_cast<std::uint64_t>(found.st_size);
+  const auto modified_ns = found.st_mtim.tv_sec * 1'000'000'000LL + found.st_mtim.tv_nsec;
+  if (bytes == want.bytes()) return;
+  // A file on shared storage goes on changing while the source runs: then ours is the newer one.
+  if (when == FileCheck::kEarly && modified_ns > want.modified_ns()) return;
+  throw Error(fmt::format("{} has {} bytes at the destination, but {} at the source", name_of(file),
+                          bytes, want.bytes()),
+              0, hint);
+}
+
+void append_offset(SyscallBatch& batch, int fd, const proto::OpenFile& file) {
+  const auto& want = file.regular_file();
+  if (want.offset() == 0 || S_ISCHR(want.mode()) || (file.status_flags() & O_PATH) != 0) return;
+  batch.add(SYS_lseek, {fd, want.offset(), SEEK_SET}, name_of(file));
+}
+
+}  // namespace godwit

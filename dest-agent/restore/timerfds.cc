@@ -1,0 +1,88 @@
+#include "dest-agent/restore/timerfds.h"
+
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "common/base/clock.h"
+
+namespace godwit {
+namespace {
+
+constexpr unsigned long kSetTicks = 0x40085400;  // TFD_IOC_SET_TICKS of <linux/timerfd.h>
+// A timer must not expire between being armed and being given its count of expirations.
+constexpr std::int64_t kArmingTimeNs = 200'000;
+// Clocks of source and destination that are further apart are not the same clock.
+constexpr std::int64_t kClockLeapNs = 60'000'000'000;
+
+std::int64_t clock_of_skeleton(int clock, const TimeOffsets& offsets) {
+  switch (clock) {
+    case CLOCK_MONOTONIC:
+      return clock_ns(CLOCK_MONOTONIC) + offsets.monotonic_ns;
+    case CLOCK_BOOTTIME:
+    case CLOCK_BOOTTIME_ALARM:
+      return clock_ns(CLOCK_BOOTTIME) + offsets.boottime_ns;
+    default:
+      return clock_ns(CLOCK_REALTIME);
+  }
+}
+
+timespec to_timespec(std::int64_t ns) {
+  return {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+}
+
+}  // namespace
+
+RowResult append_timerfd(SyscallBatch& batch, const proto::OpenFile& file) {
+  return batch.add(SYS_timerfd_create, {file.timerfd().clock(), TFD_CLOEXEC},
+                   fmt::format("fd {}: timerfd", file.id()));
+}
+
+TimerSetting timer_setting(const proto::TimerFd& want, std::int64_t now_ns) {
+  TimerSetting out;
+  out.flags = want.set_flags();
+  out.interval_ns = want.interval_ns();
+  out.ticks = want.expirations();
+  if (want.remaining_ns() == 0) {
+    out.flags &= ~TFD_TIMER_CANCEL_ON_SET;
+    return out;
+  }
+  std::int64_t left_ns = want.deadline_ns() - now_ns;
+  if (std::llabs(left_ns - want.remaining_ns()) > kClockLeapNs) left_ns = want.remaining_ns();
+  if ((want.set_flags() & TFD_TIMER_ABSTIME) != 0 && out.ticks == 0) {
+    out.value_ns = want.deadline_ns();  // the kernel counts what is overdue
+    return out;
+  }
+  const std::int64_t soonest_ns = out.ticks > 0 ? kArmingTimeNs : 1;
+  if (left_ns < soonest_ns && out.interval_ns > 0) {
+    const std::int64_t missed = left_ns > 0 ? 1 : -left_ns / out.interval_ns + 1;
+    out.ticks += static_cast<std::uint64_t>(missed);
+    left_ns += missed * out.interval_ns;
+  }
+  left_ns = std::max(left_ns, out.ticks > 0 ? kArmingTimeNs : 1);
+  out.value_ns = (out.flags & TFD_TIMER_ABSTIME) != 0 ? now_ns + left_ns : left_ns;
+  return out;
+}
+
+void append_arming(SyscallBatch& batch, int fd, const proto::TimerFd& want,
+                   const TimeOffsets& offsets) {
+  const TimerSetting setting = timer_setting(want, clock_of_skeleton(want.clock(), offsets));
+  const std::string name = fmt::format("fd {}: timerfd", fd);
+  if (setting.value_ns != 0 || setting.interval_ns != 0 || setting.flags != 0) {
+    itimerspec value{};
+    value.it_value = to_timespec(setting.value_ns);
+    value.it_interval = to_timespec(setting.interval_ns);
+    const DataAt at = batch.put_value(value);
+    batch.add(SYS_timerfd_settime, {fd, setting.flags, at, 0}, name);
+  }
+  if (setting.ticks != 0) {
+    const DataAt ticks = batch.put_value<std::uint64_t>(setting.ticks);
+    batch.add(SYS_ioctl, {fd, kSetTicks, ticks}, name);
+  }
+}
+
+}  // namespace godwit

@@ -1,0 +1,170 @@
+#include "dest-agent/session.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/kernel/fd_passing.h"
+#include "common/wire/channel.h"
+#include "common/wire/key_folder.h"
+#include "dest-agent/incoming.h"
+#include "dest-agent/recovery.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::int64_t kHandshakeTimeoutNs = 10'000'000'000;
+
+// Tells the source why, as far as it still listens.
+void say_abort(Channel& control, const Error& error) noexcept {
+  try {
+    proto::Abort abort;
+    abort.set_story(error.what());
+    abort.set_hint(error.hint());
+    control.send_body(abort, monotonic_ns() + 1'000'000'000);
+  } catch (const std::exception& lost) {
+    log_debug("could not say why: {}", lost.what());
+  }
+}
+
+void serve_outcome(const DestOptions& options, Channel& control, const proto::OutcomeRequest& asked) {
+  control.send_body(settle_outcome(options.state_dir, asked.migration_id()),
+                    monotonic_ns() + kHandshakeTimeoutNs);
+}
+
+// Waits for whatever comes next, from the source, from the daemon or from the page server.
+class Events {
+ public:
+  Events(Channel& control, int page_connections)
+      : control_(control), page_connections_(page_connections) {}
+
+  struct Ready {
+    bool control = false;
+    bool page_connection = false;
+    bool pages = false;
+  };
+
+  Ready wait(Incoming& incoming) {
+    pollfd waits[3] = {{control_.fd(), POLLIN, 0},
+                       {page_connections_, POLLIN, 0},
+                       {incoming.page_link_fd(), POLLIN, 0}};
+    const int timeout_ms = control_.pending() ? 0 : -1;
+    if (::poll(waits, 3, timeout_ms) < 0 && errno != EINTR) throw_system("poll");
+    Ready ready;
+    ready.control = waits[0].revents != 0 || control_.pending();
+    ready.page_connection = waits[1].revents != 0;
+    ready.pages = waits[2].revents != 0;
+    if (ready.page_connection && (waits[1].revents & POLLIN) == 0) {
+      page_connections_ = -1;  // the daemon is gone; this migration goes on
+      ready.page_connection = false;
+    }
+    return ready;
+  }
+  int page_connections() const { return page_connections_; }
+
+ private:
+  Channel& control_;
+  int page_connections_;
+};
+
+// Answers one message; false when the conversation is over.
+bool handle(Incoming& incoming, Channel& control, proto::Envelope& message) {
+  control.check_not_aborted(message);
+  switch (message.body_case()) {
+    case proto::Envelope::kPreflightRequest:
+      incoming.preflight(message.preflight_request());
+      return true;
+    case proto::Envelope::kDescribe:
+      incoming.describe(message.describe().snapshot());
+      return true;
+    case proto::Envelope::kFinal:
+      incoming.cut_over(message.final());
+      return true;
+    case proto::Envelope::kCommit:
+      incoming.commit();
+      return true;
+    case proto::Envelope::kHeldPackets:
+      incoming.replay(message.held_packets());
+      return true;
+    case proto::Envelope::kFinish:
+      incoming.finish();
+      return false;
+    default:
+      control.refuse_unexpected(message, "the next step of a migration");
+  }
+}
+
+void converse(Incoming& incoming, Channel& control, int page_connections) {
+  Events events(control, page_connections);
+  for (;;) {
+    const Events::Ready ready = events.wait(incoming);
+    if (ready.pages) incoming.on_page_report();
+    if (ready.page_connection) incoming.start_pages(receive_fd(events.page_connections()));
+    if (!ready.control) continue;
+    std::optional<proto::Envelope> message = control.try_receive();
+    if (!message) {
+      if (incoming.ended_by_peer()) return;
+      throw Error("the source closed the connection", ECONNRESET);
+    }
+    if (!handle(incoming, control, *message)) return;
+  }
+}
+
+int serve(const DestOptions& options, const std::string& migration_id, UniqueFd socket,
+          const UniqueFd& page_connections) {
+  const KeyFolder keys = load_keys(options.keys, "destination");
+  Channel control(TlsStream::accept(std::move(socket), to_tls_material(keys),
+                                    monotonic_ns() + kHandshakeTimeoutNs));
+  proto::Envelope first = control.receive(monotonic_ns() + kHandshakeTimeoutNs);
+  if (first.has_outcome_request()) {
+    serve_outcome(options, control, first.outcome_request());
+    return 0;
+  }
+  if (!first.has_hello()) control.refuse_unexpected(first, "Hello");
+  if (first.hello().migration_id() != migration_id) {
+    fail("the source names migration {} inside TLS and {} before it", first.hello().migration_id(),
+         migration_id);
+  }
+  try {
+    Incoming incoming(options, keys, control, first.hello());
+    try {
+      converse(incoming, control, page_connections.get());
+      return 0;
+    } catch (const Error& error) {
+      if (incoming.committed()) {
+        // The task runs here now: what is left to do needs no source.
+        log_warning("migration={} after the commit: {}", migration_id, error.what());
+        incoming.finish_alone();
+        return 0;
+      }
+      throw;
+    }
+  } catch (const PeerAborted& error) {
+    log_info("migration={} aborted by the source: {}", migration_id, error.what());
+    return 1;
+  } catch (const Error& error) {
+    log_error("migration={} {}", migration_id, error.what());
+    say_abort(control, error);
+    return 1;
+  }
+}
+
+}  // namespace
+
+int run_session(const DestOptions& options, const std::string& migration_id, UniqueFd control,
+                UniqueFd page_connections) {
+  try {
+    return serve(options, migration_id, std::move(control), page_connections);
+  } catch (const std::exception& error) {
+    log_error("migration={} {}", migration_id, error.what());
+    return 1;
+  }
+}
+
+}  // namespace godwit

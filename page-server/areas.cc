@@ -1,0 +1,63 @@
+#include "page-server/areas.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/base/error.h"
+
+namespace godwit {
+namespace {
+
+AreaKind kind_of(proto::PageArea::Kind kind) {
+  switch (kind) {
+    case proto::PageArea::ANONYMOUS:
+      return AreaKind::kAnonymous;
+    case proto::PageArea::SHARED_ANONYMOUS:
+      return AreaKind::kSharedAnonymous;
+    case proto::PageArea::PRIVATE_FILE:
+      return AreaKind::kPrivateFile;
+    default:
+      fail("area of unknown kind {}", static_cast<int>(kind));
+  }
+}
+
+}  // namespace
+
+std::vector<TrackedArea> areas_of(const proto::SetAreas& order) {
+  std::vector<TrackedArea> areas;
+  areas.reserve(static_cast<std::size_t>(order.areas_size()));
+  for (const proto::PageArea& area : order.areas()) {
+    const auto range = PageRange::make(area.start(), area.end());
+    if (!range) fail("area {:x}-{:x} is not whole pages", area.start(), area.end());
+    areas.push_back({*range, kind_of(area.kind()), area.fresh()});
+  }
+  std::sort(areas.begin(), areas.end(), [](const TrackedArea& left, const TrackedArea& right) {
+    return left.range.start < right.range.start;
+  });
+  for (std::size_t i = 1; i < areas.size(); ++i) {
+    if (areas[i - 1].range.end > areas[i].range.start) {
+      fail("areas overlap at {:x}", areas[i].range.start);
+    }
+  }
+  return areas;
+}
+
+void forget_lost_pages(std::span<const TrackedArea> areas, PageBitmap& pages) {
+  Address at = 0;
+  for (const TrackedArea& area : areas) {
+    if (area.range.start > at) pages.clear(PageRange{at, area.range.start});
+    if (area.fresh) pages.clear(area.range);
+    at = area.range.end;
+  }
+  pages.clear(PageRange{at, std::numeric_limits<Address>::max() / kPageSize * kPageSize});
+}
+
+const TrackedArea* find_area(std::span<const TrackedArea> areas, Address address) {
+  const auto found = std::partition_point(areas.begin(), areas.end(), [&](const TrackedArea& area) {
+    return area.range.end <= address;
+  });
+  if (found == areas.end() || !found->range.contains(address)) return nullptr;
+  return &*found;
+}
+
+}  // namespace godwit

@@ -1,0 +1,23 @@
+// The areas of an address space as the agents set them, and what changes when they are set again.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "common/tracking/dirty_tracker.h"
+#include "common/tracking/page_bitmap.h"
+#include "proto/page_service.pb.h"
+
+namespace godwit {
+
+// Sorted areas out of an order. Throws Error for ranges that are no whole pages or that overlap.
+std::vector<TrackedArea> areas_of(const proto::SetAreas& order);
+
+// Forgets pages outside of all areas, and inside fresh ones.
+void forget_lost_pages(std::span<const TrackedArea> areas, PageBitmap& pages);
+
+// The area that holds `address`, or null.
+const TrackedArea* find_area(std::span<const TrackedArea> areas, Address address);
+
+}  // namespace godwit

@@ -1,0 +1,176 @@
+// The destination role. Three threads: this one takes orders, the receiver decrypts, the placer
+// checks and places.
+//
+//   TLS -> receiver -> queue -> placer -> userfaultfd / memory file            then RoundReceived
+//
+// A frame of a newer generation than the areas waits in the placer; behind it the queue fills up,
+// the receiver stops reading, and in the end the source's writer waits too.
+#include <openssl/crypto.h>
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "page-server/frame_queue.h"
+#include "page-server/page_placer.h"
+#include "page-server/page_server.h"
+
+namespace godwit {
+namespace {
+
+struct Received {
+  std::uint64_t pages = 0;
+  std::uint64_t zero_pages = 0;
+  std::uint64_t bytes = 0;
+};
+
+class DestServer {
+ public:
+  explicit DestServer(PageServiceLink& link) : link_(link), queue_(kQueuedFrames) {}
+
+  // False: time to quit.
+  bool carry_out(PageServiceLink::Order& order);
+
+ private:
+  void start(PageServiceLink::Order& order);
+  void add_space(PageServiceLink::Order& order);
+  void set_areas(const proto::SetAreas& order);
+  void receive_frames();
+  void place_frames();
+  void place(PageFrame& frame);
+  void report_round(const PageFrame& frame);
+
+  PageServiceLink& link_;
+  FrameQueue queue_;
+  std::optional<TlsStream> stream_;  // the receiver's, once it runs
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::uint32_t, PagePlacer> spaces_;  // guarded by mutex_
+  std::map<std::uint32_t, Received> received_;  // of the round that runs; the placer's
+  bool started_ = false;
+};
+
+bool DestServer::carry_out(PageServiceLink::Order& order) {
+  switch (order.order.order_case()) {
+    case proto::PageOrder::kStartDest:
+      start(order);
+      return true;
+    case proto::PageOrder::kAddSpace:
+      add_space(order);
+      return true;
+    case proto::PageOrder::kSetAreas:
+      set_areas(order.order.set_areas());
+      return true;
+    case proto::PageOrder::kQuit:
+      return false;
+    default:
+      fail("an order that is not for a destination");
+  }
+}
+
+void DestServer::start(PageServiceLink::Order& order) {
+  const proto::StartDest& start = order.order.start_dest();
+  if (started_) fail("started twice");
+  started_ = true;
+  if (start.page_token().size() != kPageTokenBytes) fail("the page token has the wrong length");
+  const std::int64_t deadline_ns = monotonic_ns() + kHandshakeNs;
+  stream_ = TlsStream::accept(take_fd(order, 0, "page connection"), start.tls(), deadline_ns);
+  std::array<std::byte, kPageTokenBytes> token{};
+  stream_->read(token, deadline_ns);
+  if (CRYPTO_memcmp(token.data(), start.page_token().data(), token.size()) != 0) {
+    fail("the page connection belongs to another migration: its token is a different one");
+  }
+  // They run until the process ends: see serve_destination().
+  std::thread([this] { receive_frames(); }).detach();
+  std::thread([this] { place_frames(); }).detach();
+  proto::PageReport report;
+  report.mutable_ready();
+  link_.send(report);
+}
+
+void DestServer::add_space(PageServiceLink::Order& order) {
+  PagePlacer placer(take_fd(order, 0, "memory"), take_fd(order, 1, "userfaultfd"));
+  {
+    const std::lock_guard lock(mutex_);
+    spaces_.insert_or_assign(order.order.add_space().space(), std::move(placer));
+  }
+  changed_.notify_all();
+}
+
+void DestServer::set_areas(const proto::SetAreas& order) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = spaces_.find(order.space());
+    if (found == spaces_.end()) fail("no address space {}", order.space());
+    found->second.set_areas(order);
+  }
+  changed_.notify_all();
+}
+
+void DestServer::receive_frames() try {
+  while (true) {
+    std::unique_ptr<PageFrame> frame = queue_.take_free();
+    if (!receive_frame(*stream_, *frame)) return;  // an orderly end
+    queue_.push(std::move(frame));
+  }
+} catch (const std::exception& error) {
+  die(link_, fmt::format("receiving pages: {}", error.what()));
+}
+
+void DestServer::place(PageFrame& frame) {
+  frame.verify();
+  {
+    std::unique_lock lock(mutex_);
+    auto found = spaces_.end();
+    changed_.wait(lock, [&] {
+      found = spaces_.find(frame.space());
+      return found != spaces_.end() && found->second.generation() >= frame.generation();
+    });
+    found->second.place(frame);
+  }
+  Received& received = received_[frame.space()];
+  received.bytes += frame.wire_bytes();
+  received.pages += frame.data_pages();
+  frame.for_each_run([&](const PageFrame::Run& run) {
+    if (run.zero) received.zero_pages += run.range.pages();
+  });
+  if (frame.type() == PageFrame::Type::kEndOfRound) report_round(frame);
+}
+
+void DestServer::report_round(const PageFrame& frame) {
+  const Received received = std::exchange(received_[frame.space()], Received{});
+  proto::PageReport report;
+  proto::RoundReceived& round = *report.mutable_round_received();
+  round.set_round(frame.round());
+  round.set_pages(received.pages);
+  round.set_zero_pages(received.zero_pages);
+  round.set_bytes(received.bytes);
+  link_.send(report);
+}
+
+void DestServer::place_frames() try {
+  while (std::unique_ptr<PageFrame> frame = queue_.pop()) {
+    place(*frame);
+    queue_.recycle(std::move(frame));
+  }
+} catch (const std::exception& error) {
+  die(link_, fmt::format("placing pages: {}", error.what()));
+}
+
+}  // namespace
+
+int serve_destination(PageServiceLink& link) {
+  // Never destroyed: its threads wait in the kernel for good and end with the process.
+  auto* server = new DestServer(link);
+  while (auto order = link.receive_order()) {
+    if (!server->carry_out(*order)) return link.has_failed() ? 1 : 0;
+  }
+  return 1;  // the agent is gone
+}
+
+}  // namespace godwit

@@ -1,0 +1,57 @@
+// page-server: one end of the page stream of one migration; a child of an agent, see
+// docs/architecture.md. Not meant to be started by hand.
+#include <malloc.h>
+#include <time.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "common/base/log.h"
+#include "common/tracking/tracker_probe.h"
+#include "common/wire/tls_stream.h"
+#include "page-server/page_server.h"
+#include "page-server/sandbox.h"
+
+namespace {
+
+struct Options {
+  std::string role;
+  int link_fd = -1;
+  bool verbose = false;
+};
+
+int run(const Options& options) {
+  godwit::close_other_fds(options.link_fd);
+  godwit::PageServiceLink link{godwit::UniqueFd(options.link_fd)};
+  try {
+    // What needs files or privileges comes before they are given away.
+    godwit::prepare_tls();
+    const bool source = options.role == "source";
+    const bool absent_is_written = source && godwit::probe_absent_is_written();
+    godwit::drop_privileges();
+    godwit::filter_system_calls();
+    return source ? godwit::serve_source(link, absent_is_written) : godwit::serve_destination(link);
+  } catch (const std::exception& error) {
+    godwit::die(link, error.what());
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Each thread's arena would keep memory of its own.
+  mallopt(M_ARENA_MAX, 1);
+  tzset();
+  Options options;
+  CLI::App app{"godwit page server (started by the agents)"};
+  app.add_option("--role", options.role, "source or destination")
+      ->required()
+      ->check(CLI::IsMember({"source", "destination"}));
+  app.add_option("--link-fd", options.link_fd, "socket to the agent")->required();
+  app.add_flag("--verbose", options.verbose, "log what goes wrong here too");
+  CLI11_PARSE(app, argc, argv);
+  godwit::set_up_log("page-server",
+                     options.verbose ? godwit::LogLevel::kDebug : godwit::LogLevel::kWarning);
+  // The process ends here and now: threads may wait in the kernel for good.
+  _exit(run(options));
+}

@@ -1,0 +1,145 @@
+#include "page-server/page_placer.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "common/base/error.h"
+#include "common/kernel/userfaultfd.h"
+#include "page-server/areas.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::array<std::byte, 64 << 10> kZeros{};
+
+}  // namespace
+
+PagePlacer::PagePlacer(UniqueFd memory, UniqueFd uffd)
+    : memory_(std::move(memory)), uffd_(std::move(uffd)) {}
+
+void PagePlacer::set_areas(const proto::SetAreas& order) {
+  if (order.generation() < generation_) {
+    fail("areas of generation {} after those of {}", order.generation(), generation_);
+  }
+  areas_ = areas_of(order);
+  generation_ = order.generation();
+  forget_lost_pages(areas_, filled_);
+  for (const TrackedArea& area : areas_) {
+    if (area.fresh) renewals_.push_back({area.range, generation_});
+  }
+}
+
+void PagePlacer::place(const PageFrame& frame) {
+  // Frames come in order, so what this one is too new for concerns none of those that follow.
+  std::erase_if(renewals_,
+                [&](const Renewal& renewal) { return renewal.generation <= frame.generation(); });
+  frame.for_each_run([&](const PageFrame::Run& run) { place_run(run, frame.generation()); });
+}
+
+bool PagePlacer::is_outdated(const PageRange& range, std::uint64_t generation) const {
+  return std::any_of(renewals_.begin(), renewals_.end(), [&](const Renewal& renewal) {
+    return renewal.generation > generation && renewal.range.overlaps(range);
+  });
+}
+
+void PagePlacer::place_run(const PageFrame::Run& run, std::uint64_t generation) {
+  const TrackedArea* area = nullptr;
+  if (generation == generation_) {
+    // Adjoining areas share a run.
+    for (Address at = run.range.start; at < run.range.end; at = area->range.end) {
+      area = find_area(areas_, at);
+      if (area == nullptr) {
+        fail("pages {:x}-{:x} came for no area of generation {}", at, run.range.end, generation);
+      }
+      const PageRange part{at, std::min(run.range.end, area->range.end)};
+      const std::byte* data = run.zero ? nullptr : run.data + (at - run.range.start);
+      place_in(*area, PageFrame::Run{part, run.zero, data});
+    }
+    return;
+  }
+  // An older description: page by page, into what is left of it.
+  for (Address at = run.range.start; at < run.range.end; at += kPageSize) {
+    const PageRange page{at, at + kPageSize};
+    area = find_area(areas_, at);
+    if (area == nullptr || is_outdated(page, generation)) continue;
+    const std::byte* data = run.zero ? nullptr : run.data + (at - run.range.start);
+    place_in(*area, PageFrame::Run{page, run.zero, data});
+  }
+}
+
+void PagePlacer::place_in(const TrackedArea& area, const PageFrame::Run& run) {
+  if (run.zero) {
+    if (area.kind == AreaKind::kPrivateFile) {
+      fail("zero pages {:x}-{:x} came for a mapping of a file", run.range.start, run.range.end);
+    }
+    filled_.for_each_run(run.range, [&](const PageRange& there) { overwrite_zero(there); });
+    return;
+  }
+  if (area.kind == AreaKind::kPrivateFile) {
+    overwrite(run.range.start, run.data, run.range.bytes());
+    filled_.set(run.range);
+    return;
+  }
+  for (Address at = run.range.start; at < run.range.end;) {
+    bool there = false;
+    const std::uint64_t bytes = filled_.uniform_bytes(PageRange{at, run.range.end}, &there);
+    const std::byte* from = run.data + (at - run.range.start);
+    if (there) {
+      overwrite(at, from, bytes);
+    } else {
+      fill(at, from, bytes);
+      filled_.set(PageRange{at, at + bytes});
+    }
+    at += bytes;
+  }
+}
+
+void PagePlacer::fill(Address to, const std::byte* from, std::uint64_t bytes) {
+  while (bytes > 0) {
+    CopyOutcome outcome = userfaultfd_copy(uffd_.get(), to, from, bytes);
+    if (outcome.code == ENOENT && outcome.bytes == 0 && bytes > kPageSize) {
+      // The range may reach beyond the end of a mapping, which the kernel refuses as a whole.
+      outcome = userfaultfd_copy(uffd_.get(), to, from, kPageSize);
+    }
+    if (outcome.bytes == 0 && outcome.code == EEXIST) {
+      overwrite(to, from, kPageSize);
+      outcome.bytes = kPageSize;
+    } else if (outcome.bytes == 0 && outcome.code == EAGAIN) {
+      sched_yield();  // the layout is being changed; it was just that moment
+    } else if (outcome.bytes == 0) {
+      const char* hint = outcome.code == ENOENT ? " (not a registered mapping)" : "";
+      throw_errno(outcome.code, fmt::format("placing the page at {:x}{}", to, hint));
+    }
+    to += outcome.bytes;
+    from += outcome.bytes;
+    bytes -= outcome.bytes;
+  }
+}
+
+void PagePlacer::overwrite(Address to, const std::byte* from, std::uint64_t bytes) {
+  while (bytes > 0) {
+    const ssize_t done = pwrite(memory_.get(), from, bytes, static_cast<off_t>(to));
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) throw_system("writing the page at {:x}", to);
+    if (done == 0) {
+      throw Error("the address space that is being built is gone", ESRCH);
+    }
+    to += static_cast<Address>(done);
+    from += done;
+    bytes -= static_cast<std::uint64_t>(done);
+  }
+}
+
+void PagePlacer::overwrite_zero(const PageRange& range) {
+  for (Address at = range.start; at < range.end;) {
+    const std::uint64_t bytes = std::min<std::uint64_t>(kZeros.size(), range.end - at);
+    overwrite(at, kZeros.data(), bytes);
+    at += bytes;
+  }
+}
+
+}  // namespace godwit

@@ -1,0 +1,56 @@
+// Puts received pages into an address space that is being built: missing pages by userfaultfd,
+// present ones through the memory file.
+//
+// Writing through the memory file to a page that is missing would fault on it and wait for the
+// userfaultfd, that is for ourselves: so a page is only written that way when it was filled before,
+// or when UFFDIO_COPY said that it is there.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "common/base/unique_fd.h"
+#include "common/tracking/dirty_tracker.h"
+#include "common/tracking/page_bitmap.h"
+#include "common/wire/page_frame.h"
+#include "proto/page_service.pb.h"
+
+namespace godwit {
+
+class PagePlacer {
+ public:
+  // Descriptors of the address space: its memory file (O_RDWR) and its userfaultfd.
+  PagePlacer(UniqueFd memory, UniqueFd uffd);
+
+  // 0 before the first areas.
+  std::uint64_t generation() const { return generation_; }
+  void set_areas(const proto::SetAreas& order);
+
+  // Places a verified frame whose generation is not newer than generation(). Runs of an older one
+  // that lie outside of today's areas, or in areas made anew since, are passed over. Throws Error
+  // for a run outside of all areas.
+  void place(const PageFrame& frame);
+
+ private:
+  void place_run(const PageFrame::Run& run, std::uint64_t generation);
+  void place_in(const TrackedArea& area, const PageFrame::Run& run);
+  bool is_outdated(const PageRange& range, std::uint64_t generation) const;
+  void fill(Address to, const std::byte* from, std::uint64_t bytes);
+  void overwrite(Address to, const std::byte* from, std::uint64_t bytes);
+  void overwrite_zero(const PageRange& range);
+
+  struct Renewal {
+    PageRange range;
+    std::uint64_t generation;
+  };
+
+  UniqueFd memory_;
+  UniqueFd uffd_;
+  std::uint64_t generation_ = 0;
+  std::vector<TrackedArea> areas_;
+  std::vector<Renewal> renewals_;  // fresh areas that frames of before may still be on the way to
+  PageBitmap filled_;
+};
+
+}  // namespace godwit

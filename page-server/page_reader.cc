@@ -1,0 +1,138 @@
+#include "page-server/page_reader.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace godwit {
+namespace {
+
+bool is_zero_page(const std::byte* page) {
+  // Most pages differ from zero in their first bytes; memcmp against itself, shifted, does the
+  // rest.
+  if (page[0] != std::byte{0} || std::memcmp(page, page + 1, 63) != 0) return false;
+  return std::memcmp(page, page + 64, kPageSize - 64) == 0;
+}
+
+[[noreturn]] void throw_gone() {
+  throw Error("the address space of the task is gone (exec or exit)", ESRCH);
+}
+
+}  // namespace
+
+void require_alive(int memory_fd, Address somewhere) {
+  std::byte byte{};
+  if (pread(memory_fd, &byte, 1, static_cast<off_t>(somewhere)) == 0) throw_gone();
+}
+
+PageReader::PageReader(int memory_fd, FrameQueue& queue, PageBitmap& sent, std::uint32_t space,
+                       std::uint32_t round, std::uint64_t generation, bool final)
+    : memory_fd_(memory_fd),
+      queue_(queue),
+      sent_(sent),
+      space_(space),
+      round_(round),
+      generation_(generation),
+      final_(final) {}
+
+PageFrame& PageReader::frame() {
+  if (frame_ != nullptr && !frame_->has_room()) flush();
+  if (frame_ == nullptr) {
+    frame_ = queue_.take_free();
+    frame_->begin(PageFrame::Type::kPages, space_, round_, generation_);
+  }
+  return *frame_;
+}
+
+void PageReader::flush() {
+  if (frame_ == nullptr) return;
+  frame_->seal();
+  statistics_.bytes += frame_->wire_bytes();
+  queue_.push(std::move(frame_));
+}
+
+std::uint64_t PageReader::read_pages(Address from, std::span<std::byte> to) const {
+  while (true) {
+    const ssize_t got = pread(memory_fd_, to.data(), to.size(), static_cast<off_t>(from));
+    if (got >= static_cast<ssize_t>(kPageSize)) {
+      return static_cast<std::uint64_t>(got) / kPageSize * kPageSize;
+    }
+    if (got < 0 && errno == EINTR) continue;
+    if (got == 0) throw_gone();
+    if (got < 0 && errno != EIO && errno != EFAULT && errno != ENOMEM) {
+      throw_system("read the task's memory at {:x}", from);
+    }
+    if (final_) {
+      throw Error(fmt::format("the task's memory at {:x} cannot be read in the final round", from),
+                  got < 0 ? errno : EIO);
+    }
+    return 0;
+  }
+}
+
+void PageReader::add_data(PageRange range, AreaKind kind) {
+  while (range.start < range.end) {
+    // No more pages than there is room for runs: take() must not change frames half way.
+    const std::span<std::byte> room = frame().data_room();
+    const std::uint64_t bytes_max =
+        std::min<std::uint64_t>(room.size(), frame_->run_room() * kPageSize);
+    const std::span<std::byte> to = room.first(std::min(bytes_max, range.bytes()));
+    const std::uint64_t got = read_pages(range.start, to);
+    if (got == 0) {
+      range.start += kPageSize;
+      continue;
+    }
+    take(range.start, to.first(got), kind);
+    range.start += got;
+  }
+}
+
+// `data` lies at the beginning of the frame's data room; zero pages are taken out of it on the way.
+void PageReader::take(Address start, std::span<std::byte> data, AreaKind kind) {
+  const std::uint64_t pages = data.size() / kPageSize;
+  for (std::uint64_t first = 0; first < pages;) {
+    const auto zero_at = [&](std::uint64_t page) {
+      return kind != AreaKind::kPrivateFile && is_zero_page(data.data() + page * kPageSize);
+    };
+    const bool zero = zero_at(first);
+    std::uint64_t end = first + 1;
+    while (end < pages && zero_at(end) == zero) ++end;
+    const PageRange run{start + first * kPageSize, start + end * kPageSize};
+    if (zero) {
+      add_zero(run);
+    } else {
+      const std::span<std::byte> room = frame_->data_room();
+      if (room.data() != data.data() + first * kPageSize) {
+        std::memmove(room.data(), data.data() + first * kPageSize, run.bytes());
+      }
+      frame_->add_data(run.start, run.pages());
+      sent_.set(run);
+      statistics_.pages += run.pages();
+    }
+    first = end;
+  }
+}
+
+void PageReader::add_zero(const PageRange& range) {
+  statistics_.zero_pages += range.pages();
+  // A page that was never sent is missing at the destination, and a missing page is a zero page.
+  PageBitmap told;
+  sent_.for_each_run(range, [&](const PageRange& run) { told.set(run); });
+  told.for_each_run([&](const PageRange& run) {
+    frame().add_zero(run.start, run.pages());
+    sent_.clear(run);
+  });
+}
+
+void PageReader::finish() {
+  flush();
+  std::unique_ptr<PageFrame> last = queue_.take_free();
+  last->begin(PageFrame::Type::kEndOfRound, space_, round_, generation_);
+  last->seal();
+  statistics_.bytes += last->wire_bytes();
+  queue_.push(std::move(last));
+}
+
+}  // namespace godwit

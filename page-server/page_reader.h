@@ -1,0 +1,59 @@
+// Reads pages of a task through its memory file (/proc/PID/mem, proc(5)) into frames.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "common/base/page_range.h"
+#include "common/tracking/dirty_tracker.h"
+#include "common/tracking/page_bitmap.h"
+#include "page-server/frame_queue.h"
+
+namespace godwit {
+
+struct RoundStatistics {
+  std::uint64_t pages = 0;
+  std::uint64_t zero_pages = 0;  // found to be zero, whether or not the destination had to be told
+  std::uint64_t bytes = 0;
+};
+
+class PageReader {
+ public:
+  // Borrows all of it. `sent` follows what the destination will hold.
+  PageReader(int memory_fd, FrameQueue& queue, PageBitmap& sent, std::uint32_t space,
+             std::uint32_t round, std::uint64_t generation, bool final);
+
+  // Puts `range`, inside an area of this kind, into frames. Pages that are not mapped any more are
+  // left out while the task runs, since a later description drops them, and are an Error in the
+  // final round. Throws Error with code ESRCH when the address space is gone.
+  void add_data(PageRange range, AreaKind kind);
+  void add_zero(const PageRange& range);
+  // Sends what is pending and the frame that ends the round.
+  void finish();
+
+  const RoundStatistics& statistics() const { return statistics_; }
+
+ private:
+  PageFrame& frame();
+  void flush();
+  void take(Address start, std::span<std::byte> data, AreaKind kind);
+  // Bytes read from `from`, whole pages; 0: the first page cannot be read.
+  std::uint64_t read_pages(Address from, std::span<std::byte> to) const;
+
+  int memory_fd_;
+  FrameQueue& queue_;
+  PageBitmap& sent_;
+  std::uint32_t space_;
+  std::uint32_t round_;
+  std::uint64_t generation_;
+  bool final_;
+  std::unique_ptr<PageFrame> frame_;
+  RoundStatistics statistics_;
+};
+
+// Throws Error with code ESRCH unless the address space behind the memory file still lives: a dead
+// one reads as empty everywhere.
+void require_alive(int memory_fd, Address somewhere);
+
+}  // namespace godwit

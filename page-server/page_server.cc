@@ -1,0 +1,28 @@
+#include "page-server/page_server.h"
+
+#include <unistd.h>
+
+#include "common/base/log.h"
+
+namespace godwit {
+
+void die(PageServiceLink& link, const std::string& story) {
+  log_debug("failed: {}", story);
+  try {
+    proto::PageReport report;
+    report.mutable_failed()->set_story(story);
+    link.send(report);
+  } catch (const Error& error) {
+    log_error("{} (and the agent cannot be told: {})", story, error.what());
+  }
+  _exit(1);  // other threads may wait for good; nothing here needs putting right
+}
+
+UniqueFd take_fd(PageServiceLink::Order& order, std::size_t index, const char* what) {
+  if (index >= order.fds.size() || !order.fds[index].valid()) {
+    fail("order without its descriptor: {}", what);
+  }
+  return std::move(order.fds[index]);
+}
+
+}  // namespace godwit

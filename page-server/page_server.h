@@ -1,0 +1,26 @@
+// What both roles of the page server share: orders from the agent, failures to the agent.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/base/unique_fd.h"
+#include "common/wire/page_service_link.h"
+
+namespace godwit {
+
+inline constexpr std::int64_t kHandshakeNs = 10'000'000'000;
+inline constexpr std::size_t kQueuedFrames = 6;  // of half a MiB each
+
+// Each role serves its agent until it is told to quit or the agent is gone; returns the exit code.
+// Throws Error. `absent_is_written`: see WriteProtectTracker.
+int serve_source(PageServiceLink& link, bool absent_is_written);
+int serve_destination(PageServiceLink& link);
+
+// Tells the agent and ends the process with exit code 1: from whatever thread met the failure.
+[[noreturn]] void die(PageServiceLink& link, const std::string& story);
+
+// The one descriptor at `index` of an order. Throws Error when it did not come along.
+UniqueFd take_fd(PageServiceLink::Order& order, std::size_t index, const char* what);
+
+}  // namespace godwit

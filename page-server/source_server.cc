@@ -1,0 +1,282 @@
+// The source role. Two threads: this one takes orders, scans and reads; the writer encrypts and
+// sends.
+//
+//   scan (all areas) -> Scanned -> read -> frames -> queue -> writer -> TLS      then RoundSent
+//
+// Scanning everything before reading anything costs a bit a page and makes scanning independent of
+// the network: the agent learns early how much there is, and a task that must stand still for a
+// scan stands for the scan only.
+#include <sched.h>
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/tracking/soft_dirty_tracker.h"
+#include "common/tracking/tracker_probe.h"
+#include "common/tracking/write_protect_tracker.h"
+#include "page-server/areas.h"
+#include "page-server/frame_queue.h"
+#include "page-server/page_reader.h"
+#include "page-server/page_server.h"
+#include "page-server/rate_limit.h"
+
+namespace godwit {
+namespace {
+
+struct Space {
+  UniqueFd memory;
+  UniqueFd pagemap;
+  UniqueFd clear_refs;
+  std::unique_ptr<DirtyTracker> tracker;
+  std::uint64_t generation = 0;
+  std::vector<TrackedArea> areas;
+  PageBitmap sent;  // what the destination holds
+};
+
+// Pre-copy rounds must not push the service off a processor when it wakes up; the final round, with
+// the service standing still, may. Unlike a nice value this can be taken back without a capability.
+void set_background(bool background) {
+  const sched_param parameters{};
+  sched_setscheduler(0, background ? SCHED_BATCH : SCHED_OTHER, &parameters);
+}
+
+PageRange range_in_area(const Space& space, const proto::PageSpan& span) {
+  const auto range = PageRange::make(span.start(), span.end());
+  if (!range) fail("range {:x}-{:x} is not whole pages", span.start(), span.end());
+  if (find_area(space.areas, range->start) == nullptr) {
+    fail("range {:x}-{:x} begins in no area", span.start(), span.end());
+  }
+  return *range;
+}
+
+class SourceServer {
+ public:
+  SourceServer(PageServiceLink& link, bool absent_is_written)
+      : link_(link), absent_is_written_(absent_is_written), queue_(kQueuedFrames) {}
+  SourceServer(const SourceServer&) = delete;
+  SourceServer& operator=(const SourceServer&) = delete;
+  ~SourceServer() {
+    queue_.close();
+    if (writer_.joinable()) writer_.join();
+  }
+
+  // False: time to quit.
+  bool carry_out(PageServiceLink::Order& order);
+
+ private:
+  void start(PageServiceLink::Order& order);
+  void add_space(PageServiceLink::Order& order);
+  void set_areas(const proto::SetAreas& order);
+  void send_round(const proto::SendRound& order);
+  ScanFindings scan(Space& space, const proto::SendRound& order);
+  void read(Space& space, const ScanFindings& findings, PageReader& reader) const;
+  void report_scan(const proto::SendRound& order, const ScanFindings& findings,
+                   std::int64_t scan_ns);
+  Space& space(std::uint32_t number);
+  void write_frames();
+  void write_limited(const PageFrame& frame);
+
+  PageServiceLink& link_;
+  bool absent_is_written_;
+  FrameQueue queue_;
+  std::optional<TlsStream> stream_;  // the writer's, once it runs
+  RateLimit limit_{0};
+  TrackerKind tracker_ = TrackerKind::kWriteProtect;
+  std::map<std::uint32_t, Space> spaces_;
+  std::atomic<bool> background_{false};  // of this round, for the writer
+  std::thread writer_;
+};
+
+bool SourceServer::carry_out(PageServiceLink::Order& order) {
+  switch (order.order.order_case()) {
+    case proto::PageOrder::kStartSource:
+      start(order);
+      return true;
+    case proto::PageOrder::kAddSpace:
+      add_space(order);
+      return true;
+    case proto::PageOrder::kSetAreas:
+      set_areas(order.order.set_areas());
+      return true;
+    case proto::PageOrder::kSendRound:
+      send_round(order.order.send_round());
+      return true;
+    case proto::PageOrder::kQuit:
+      return false;
+    default:
+      fail("an order that is not for a source");
+  }
+}
+
+void SourceServer::start(PageServiceLink::Order& order) {
+  const proto::StartSource& start = order.order.start_source();
+  if (writer_.joinable()) fail("started twice");
+  if (start.page_token().size() != kPageTokenBytes) fail("the page token has the wrong length");
+  const auto tracker = tracker_by_name(start.tracker());
+  if (!tracker) fail("unknown tracker \"{}\"", start.tracker());
+  tracker_ = *tracker;
+  limit_ = RateLimit(start.bandwidth_bytes_per_s_max());
+  stream_ = TlsStream::connect(take_fd(order, 0, "page connection"), start.tls(),
+                               monotonic_ns() + kHandshakeNs);
+  stream_->write(std::as_bytes(std::span(start.page_token())), monotonic_ns() + kHandshakeNs);
+  writer_ = std::thread([this] { write_frames(); });
+  proto::PageReport report;
+  report.mutable_ready();
+  link_.send(report);
+}
+
+void SourceServer::add_space(PageServiceLink::Order& order) {
+  Space& space = spaces_[order.order.add_space().space()];
+  space = Space{};
+  space.memory = take_fd(order, 0, "memory");
+  space.pagemap = take_fd(order, 1, "pagemap");
+  if (tracker_ == TrackerKind::kSoftDirty) {
+    space.clear_refs = take_fd(order, 2, "clear_refs");
+    space.tracker = std::make_unique<SoftDirtyTracker>(space.pagemap.get(), space.clear_refs.get());
+  } else {
+    space.tracker = std::make_unique<WriteProtectTracker>(space.pagemap.get(), absent_is_written_);
+  }
+}
+
+Space& SourceServer::space(std::uint32_t number) {
+  const auto found = spaces_.find(number);
+  if (found == spaces_.end()) fail("no address space {}", number);
+  return found->second;
+}
+
+void SourceServer::set_areas(const proto::SetAreas& order) {
+  Space& space = this->space(order.space());
+  space.areas = areas_of(order);
+  space.generation = order.generation();
+  forget_lost_pages(space.areas, space.sent);
+}
+
+ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
+  ScanFindings findings;
+  const ScanMode mode = order.final() ? ScanMode::kFinal : ScanMode::kRunning;
+  if (!space.areas.empty()) require_alive(space.memory.get(), space.areas.front().range.start);
+  space.tracker->scan(space.areas, mode, space.sent, findings);
+  for (const proto::PageSpan& span : order.extra()) findings.data.set(range_in_area(space, span));
+  for (const proto::PageSpan& span : order.existing()) {
+    PageBitmap absent;
+    space.tracker->find_absent(range_in_area(space, span), absent);
+    space.sent.for_each_run([&](const PageRange& run) { absent.clear(run); });
+    absent.for_each_run([&](const PageRange& run) { findings.data.set(run); });
+  }
+  // A dead address space has no written pages, which must not look like a converged round.
+  if (!space.areas.empty()) require_alive(space.memory.get(), space.areas.front().range.start);
+  for (TrackedArea& area : space.areas) area.fresh = false;
+  return findings;
+}
+
+void SourceServer::read(Space& space, const ScanFindings& findings, PageReader& reader) const {
+  const std::span<const TrackedArea> areas = space.areas;
+  // Runs of pages do not end where an area does; what is sent must.
+  const auto split = [&](const PageBitmap& pages, auto take) {
+    auto area = areas.begin();
+    pages.for_each_run([&](const PageRange& run) {
+      while (area != areas.end() && area->range.end <= run.start) ++area;
+      for (auto each = area; each != areas.end() && each->range.start < run.end; ++each) {
+        take(PageRange{std::max(run.start, each->range.start), std::min(run.end, each->range.end)},
+             each->kind);
+      }
+    });
+  };
+  split(findings.zero, [&](const PageRange& run, AreaKind) { reader.add_zero(run); });
+  split(findings.data, [&](const PageRange& run, AreaKind kind) { reader.add_data(run, kind); });
+}
+
+void SourceServer::report_scan(const proto::SendRound& order, const ScanFindings& findings,
+                               std::int64_t scan_ns) {
+  proto::PageReport report;
+  proto::Scanned& scanned = *report.mutable_scanned();
+  scanned.set_round(order.round());
+  scanned.set_pages(findings.data.count());
+  scanned.set_scan_ns(scan_ns);
+  for (const PageRange& range : findings.untracked) {
+    proto::PageSpan& span = *scanned.add_untracked();
+    span.set_start(range.start);
+    span.set_end(range.end);
+  }
+  link_.send(report);
+}
+
+void SourceServer::send_round(const proto::SendRound& order) {
+  if (!writer_.joinable()) fail("a round before the start");
+  Space& space = this->space(order.space());
+  if (order.generation() != space.generation) {
+    fail("round {} is of generation {}, the areas of {}", order.round(), order.generation(),
+         space.generation);
+  }
+  background_ = !order.final();
+  set_background(background_);
+  const std::int64_t start_ns = monotonic_ns();
+  const ScanFindings findings = scan(space, order);
+  const std::int64_t scan_ns = monotonic_ns() - start_ns;
+  if (!order.final()) report_scan(order, findings, scan_ns);
+  PageReader reader(space.memory.get(), queue_, space.sent, order.space(), order.round(),
+                    order.generation(), order.final());
+  read(space, findings, reader);
+  reader.finish();
+  queue_.wait_drained();
+  proto::PageReport report;
+  proto::RoundSent& sent = *report.mutable_round_sent();
+  sent.set_round(order.round());
+  sent.set_pages(reader.statistics().pages);
+  sent.set_zero_pages(reader.statistics().zero_pages);
+  sent.set_bytes(reader.statistics().bytes);
+  sent.set_ns(monotonic_ns() - start_ns);
+  link_.send(report);
+  if (order.final()) report_scan(order, findings, scan_ns);
+}
+
+void SourceServer::write_limited(const PageFrame& frame) {
+  // The head is small and goes with the first piece of data.
+  stream_->write_more(frame.head());
+  std::span<const std::byte> data = frame.data();
+  do {
+    const auto piece = data.first(std::min<std::uint64_t>(data.size(), limit_.piece_bytes()));
+    const std::int64_t wait_ns = limit_.delay_ns(piece.size(), monotonic_ns());
+    if (wait_ns > 0) {
+      const timespec time{wait_ns / 1'000'000'000, wait_ns % 1'000'000'000};
+      clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
+    }
+    stream_->write(piece);
+    data = data.subspan(piece.size());
+  } while (!data.empty());
+}
+
+void SourceServer::write_frames() try {
+  bool background = false;
+  while (std::unique_ptr<PageFrame> frame = queue_.pop()) {
+    if (background != background_) {
+      background = background_;
+      set_background(background);
+    }
+    write_limited(*frame);
+    queue_.recycle(std::move(frame));
+  }
+  stream_->close();
+} catch (const std::exception& error) {
+  die(link_, fmt::format("sending pages: {}", error.what()));
+}
+
+}  // namespace
+
+int serve_source(PageServiceLink& link, bool absent_is_written) {
+  SourceServer server(link, absent_is_written);
+  while (auto order = link.receive_order()) {
+    if (!server.carry_out(*order)) return link.has_failed() ? 1 : 0;
+  }
+  return 1;  // the agent is gone
+}
+
+}  // namespace godwit

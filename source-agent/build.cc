@@ -1,0 +1,76 @@
+// The step that begins to touch the task: it is stopped once, described and tracked, and goes on
+// while the destination builds its skeleton.
+#include <sys/resource.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/model/snapshot.h"
+#include "source-agent/destination.h"
+#include "source-agent/migration.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::int64_t kBuildTimeoutNs = 60'000'000'000;
+
+void start_page_server(Migration& migration) {
+  UniqueFd connection = connect_pages(migration.options.to, migration.id);
+  migration.pages.emplace(PageServerProcess::spawn("source"));
+  proto::PageOrder order;
+  proto::StartSource& start = *order.mutable_start_source();
+  *start.mutable_tls() = to_tls_material(migration.keys);
+  start.set_page_token(migration.page_token);
+  start.set_bandwidth_bytes_per_s_max(migration.options.max_bandwidth_bytes_per_s);
+  start.set_tracker(std::string(tracker_name(migration.memory->kind())));
+  migration.pages->link().send(order, std::vector<int>{connection.get()});
+
+  proto::PageOrder space;
+  space.mutable_add_space()->set_space(0);
+  std::vector<int> descriptors{migration.task->memory_fd(), migration.memory->pagemap_fd()};
+  if (migration.memory->kind() == TrackerKind::kSoftDirty) {
+    descriptors.push_back(migration.memory->clear_refs_fd());
+  }
+  migration.pages->link().send(space, descriptors);
+}
+
+TrackerKind choose_tracker() {
+  const auto kind = probe_tracker();
+  if (kind) return *kind;
+  throw Refused("no-tracker", "this kernel can't tell which pages a task writes",
+                "boot a kernel with userfaultfd write-protect (6.7 or later) or CONFIG_MEM_SOFT_DIRTY");
+}
+
+}  // namespace
+
+void build(Migration& migration) {
+  const pid_t pid = migration.options.pid;
+  const TrackerKind kind = choose_tracker();
+  migration.report.tracker = tracker_name(kind);
+  migration.group.emplace(FreezerGroup::around(pid, migration.id));
+  migration.record.cgroup_path = migration.group->path();
+  migration.write_journal();
+
+  migration.task.emplace(RemoteTask::attach(pid));
+  const std::int64_t stopped_ns = monotonic_ns();
+  migration.task->stop();
+  proto::Describe describe;
+  proto::Snapshot& snapshot = *describe.mutable_snapshot();
+  snapshot.set_version(kSnapshotVersion);
+  snapshot.set_generation(++migration.generation);
+  *snapshot.add_processes() = migration.capture->describe(*migration.task);
+  migration.memory.emplace(*migration.task, kind);
+  migration.memory->update(snapshot.processes(0).mappings());
+  migration.task->resume();
+  migration.described_fd_table = snapshot.processes(0).fd_table().SerializeAsString();
+  log_info("described pid={} stopped_ms={:.2f}", pid, to_ms(monotonic_ns() - stopped_ns));
+
+  start_page_server(migration);
+  publish_areas(migration);
+  migration.control->send_body(describe);
+  const proto::Envelope answer = await_envelope(migration, proto::Envelope::kReconciled,
+                                                monotonic_ns() + kBuildTimeoutNs);
+  migration.report.pid_destination = answer.reconciled().host_pid();
+  migration.machine.apply(Event::kSkeletonReady);
+}
+
+}  // namespace godwit

@@ -1,0 +1,38 @@
+// What is known of one descriptor before anybody asks what kind it is. The files of the kinds
+// (regular_files, pipes, ...) turn it into their message.
+#pragma once
+
+#include <fmt/format.h>
+#include <sys/types.h>
+
+#include <string>
+
+#include "common/base/unique_fd.h"
+#include "common/kernel/file_identity.h"
+#include "common/kernel/proc_fdinfo.h"
+
+namespace godwit {
+
+enum class FdDepth {
+  kShape,     // what the destination can build ahead of the switch; the process may run
+  kContents,  // and what is queued, counted and owned; the process is stopped
+  kFinal,     // and the TCP streams; the blackout
+};
+
+struct FdFacts {
+  pid_t host_pid = -1;
+  int fd = -1;
+  std::string link;  // what /proc/PID/fd/N says
+  FileStamp stamp;
+  FdInfo info;  // flags and offset always; the rest where the kind has it
+  // A duplicate in the agent. Invalid for kinds that are described from /proc, while the process
+  // runs: a duplicate keeps a file open that the process closes, so it is taken late and given back
+  // soon.
+  UniqueFd copy;
+
+  // "fd 7 (/srv/db.log)", for findings and errors.
+  std::string name() const { return fmt::format("fd {} ({})", fd, link); }
+  bool is_anonymous(const char* kind) const { return link == std::string("anon_inode:") + kind; }
+};
+
+}  // namespace godwit

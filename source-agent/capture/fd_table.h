@@ -1,0 +1,97 @@
+// The descriptors of a process and the open files behind them (proto/fd_table.proto).
+//
+// Outside view only: /proc/PID/fd and fdinfo (proc(5)), kcmp(2) for what is shared, and duplicates
+// by pidfd_getfd(2). A duplicate keeps an open file alive: a pipe that the process closes would see
+// no end of file, a socket no FIN, an epoll set would go on reporting it. So while the process
+// runs, a duplicate exists for microseconds only; duplicates that stay are taken when it is stopped
+// and given back before it goes on.
+//
+// Thread: any one. Everything throws Error, and Refused for what cannot be moved.
+#pragma once
+
+#include <map>
+#include <set>
+#include <vector>
+
+#include "common/kernel/time_namespace.h"
+#include "common/model/describe.h"
+#include "common/model/findings.h"
+#include "proto/fd_table.pb.h"
+#include "source-agent/capture/fd_facts.h"
+#include "source-agent/capture/fd_holders.h"
+#include "source-agent/capture/regular_files.h"
+
+namespace godwit {
+
+enum class SocketKind { kTcp, kUdp, kUnix };
+
+// A duplicate of one of the process's sockets; owned by the FdTableCapture.
+struct SocketCopy {
+  int fd = -1;  // in the process, the lowest of those that share it
+  int agent_fd = -1;
+  std::uint64_t inode = 0;
+  SocketKind kind = SocketKind::kTcp;
+};
+
+class FdTableCapture {
+ public:
+  // Raises this process's RLIMIT_NOFILE to the hard limit.
+  explicit FdTableCapture(pid_t host_pid);
+
+  // Looks through the host for others who hold the same files. Before the blackout; describe()
+  // calls it itself when something new has come.
+  void refresh();
+
+  // The shape: descriptors, sharing, flags, paths, addresses; what is queued, counted and owned is
+  // left out. The process may run: then what changes during the call is described one way or other.
+  proto::FdTable describe();
+
+  // Everything but TCP streams. The process is stopped. `task` may be null: it saves reading fdinfo
+  // for sockets.
+  proto::FdTable describe_stopped(RemoteTask* task = nullptr);
+
+  // --- The blackout -----------------------------------------------------------------------------
+  // The process is stopped: takes duplicates of everything, kept until give_back().
+  void take_copies(RemoteTask* task = nullptr);
+  // The sockets among them, for holding packets and freezing (TCP_REPAIR).
+  std::vector<SocketCopy> sockets() const;
+  // Everything, TCP streams included. Calls take_copies() if nobody did.
+  proto::FdTable describe_final(RemoteTask* task = nullptr);
+  // Closes the duplicates; before the process may go on.
+  void give_back();
+
+  // Everything that cannot be moved, at once. The process may run.
+  void examine(Findings& findings);
+
+ private:
+  struct Files;  // descriptors grouped by open file
+
+  std::vector<FdFacts> read_running();
+  std::vector<FdFacts> read_stopped(RemoteTask* task);
+  void read_close_on_exec(RemoteTask* task, std::vector<FdFacts>& facts) const;
+  Files group(std::vector<FdFacts>& facts) const;
+  proto::FdTable assemble(std::vector<FdFacts>& facts, FdDepth depth, Findings& findings);
+  void describe_file(FdFacts& facts, FdDepth depth, Files& files, proto::OpenFile& out,
+                     Findings& findings);
+  void describe_socket(FdFacts& facts, FdDepth depth, Files& files, proto::OpenFile& out,
+                       Findings& findings);
+  void examine_holders(const FdFacts& facts, Findings& findings) const;
+  void examine_epolls(Findings& findings);
+  void examine_sockets(std::vector<FdFacts>& facts, Findings& findings) const;
+  UniqueFd copy_fd(int fd) const;  // invalid: closed meanwhile
+
+  pid_t host_pid_;
+  ProcFdDirectory directory_;
+  UniqueFd pidfd_;
+  FdHolders holders_;
+  RegularFilesCapture regular_files_;
+  TimeOffsets offsets_;
+  std::uint64_t own_network_ = 0;           // inode of the agent's network namespace
+  std::set<std::uint64_t> in_own_network_;  // sockets that were found to be in it
+  std::vector<FdFacts> kept_;
+};
+
+proto::FdTable capture_fd_table(CaptureContext& context);
+void preflight_fd_table(pid_t host_pid, Findings& findings);
+
+}  // namespace godwit

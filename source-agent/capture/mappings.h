@@ -1,0 +1,52 @@
+// The address space of a process (proto/mappings.proto), without the pages in it.
+//
+// What can't be rebuilt at the destination is refused with the area named: deleted files, memfds,
+// System V and huge-page memory, devices, asynchronous I/O rings, guard regions, sealed and shadow
+// stack areas.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/kernel/proc_maps.h"
+#include "common/model/describe.h"
+#include "common/model/findings.h"
+
+namespace godwit {
+
+// Describes one address space again and again. What is costly and rarely changes (content hashes,
+// VmFlags) is kept between the calls, so that a call in the blackout reads one procfs file.
+class MappingsCapture {
+ public:
+  explicit MappingsCapture(pid_t host_pid);
+
+  // Reads VmFlags anew: some milliseconds per GiB. Before the blackout.
+  void refresh_flags();
+
+  // Describes the areas of maps. `task` may be null (running process): then the current program break
+  // is taken from [heap]. Throws Refused for an area that can't be moved.
+  proto::Mappings describe(RemoteTask* task);
+
+  // The same into findings: everything that can't be moved, at once.
+  void preflight(Findings& findings);
+
+ private:
+  std::uint64_t flags_of(const PageRange& range) const;
+  std::uint32_t file_index(const MapsLine& line, bool executable, proto::Mappings& out);
+  proto::Mapping describe_area(const MapsLine& line, proto::Mappings& out);
+
+  pid_t host_pid_;
+  std::vector<AreaVmFlags> vm_flags_;
+  std::map<std::string, proto::FileIdentity> files_;  // by path, device and inode
+  proto::MemoryMarks marks_;
+};
+
+proto::Mappings capture_mappings(CaptureContext& context);
+void preflight_mappings(pid_t host_pid, Findings& findings);
+
+// Pages of shared anonymous objects that hold data, whether or not a page table shows them: for the
+// first round. Ranges in the task's address space.
+std::vector<PageRange> shared_object_data(pid_t host_pid, const proto::Mappings& mappings);
+
+}  // namespace godwit

@@ -1,0 +1,35 @@
+// What belongs to no other kind: prctl(2), personality(2), /proc/PID/oom_score_adj,
+// /proc/PID/coredump_filter, and the seccomp mode.
+#pragma once
+
+#include "common/model/describe.h"
+#include "common/model/findings.h"
+#include "proto/process_attributes.pb.h"
+
+namespace godwit {
+
+class ProcessAttributesQuery {
+ public:
+  explicit ProcessAttributesQuery(SyscallBatch& batch);
+  // Also reads what procfs shows of the process. Throws Refused for seccomp (seccomp-filter).
+  void read(const BatchOutcome& outcome, pid_t host_pid,
+            proto::ProcessAttributes& attributes) const;
+
+ private:
+  RowResult personality_;
+  RowResult dumpable_;
+  RowResult thp_;
+  RowResult keep_capabilities_;
+  RowResult merge_;
+  RowResult deny_write_execute_;
+  RowResult tsc_row_;
+  DataAt subreaper_;
+  DataAt tsc_;
+};
+
+proto::ProcessAttributes capture_process_attributes(CaptureContext& context);
+
+// Refuses: seccomp-filter, seccomp-strict.
+void preflight_process_attributes(pid_t host_pid, Findings& findings);
+
+}  // namespace godwit

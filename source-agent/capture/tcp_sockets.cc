@@ -1,0 +1,309 @@
+#include "source-agent/capture/tcp_sockets.h"
+
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <array>
+
+#include "common/base/scope_exit.h"
+#include "common/base/unique_fd.h"
+#include "common/kernel/socket_options.h"
+#include "common/kernel/tcp_repair.h"
+#include "common/network/socket_address.h"
+
+namespace godwit {
+namespace {
+
+constexpr int kProtocolMptcp = 262;
+
+std::string connection_key(const std::vector<std::uint8_t>& from, std::uint16_t from_port,
+                           const std::vector<std::uint8_t>& to, std::uint16_t to_port) {
+  const auto plain = [](const std::vector<std::uint8_t>& bytes) {
+    const auto address =
+        IpAddress::from_bytes({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    return address ? address->unmapped().text() : std::string();
+  };
+  return fmt::format("{} {} {} {}", plain(from), from_port, plain(to), to_port);
+}
+
+std::string layered_protocol(int agent_fd) {
+  std::array<char, 16> name{};
+  socklen_t bytes = name.size();
+  if (getsockopt(agent_fd, IPPROTO_TCP, TCP_ULP, name.data(), &bytes) != 0) return {};
+  return std::string(name.data(), strnlen(name.data(), bytes));
+}
+
+void preflight_kind(int agent_fd, const std::string& object, Findings& findings) {
+  if (int_socket_option(agent_fd, SOL_SOCKET, SO_PROTOCOL) == kProtocolMptcp) {
+    refuse(findings, "tcp-multipath", object, "a Multipath TCP socket can't be moved",
+           "start the program without MPTCP (GODEBUG=multipathtcp=0, or without mptcpize)");
+  }
+  if (const std::string name = layered_protocol(agent_fd); !name.empty()) {
+    refuse(
+        findings, "tcp-upper-layer-protocol", object,
+        fmt::format("the kernel's {} layer sits on this connection; its keys can't be read", name),
+        "let the program do TLS itself, or close the connection");
+  }
+  if (is_socket_of_other_network(agent_fd)) {
+    refuse(findings, "socket-of-other-network", object,
+           "the socket belongs to another network namespace than the agent",
+           "run the source agent in the network namespace of the program");
+  }
+  if (socket_filter(agent_fd) == SocketFilter::kOpaque) {
+    refuse(findings, "socket-filter-opaque", object,
+           "the socket has an eBPF or locked packet filter, which can't be read back",
+           "let the program attach a classic filter without SO_LOCK_FILTER");
+  }
+  if (const std::string name = socket_interface(agent_fd); !name.empty()) {
+    refuse(findings, "socket-bound-to-interface", object,
+           fmt::format("the socket is bound to the interface {}; held packets can't reach it there",
+                       name),
+           "let the program bind to an address instead of an interface");
+  }
+  const TcpState state = tcp_facts(agent_fd).state;
+  if (state == TcpState::kSynSent || state == TcpState::kSynReceived) {
+    refuse(findings, "tcp-connecting", object,
+           fmt::format("the connection is still being made ({})", tcp_state_name(state)),
+           "try again in a moment: it is either made or refused then");
+  }
+}
+
+void preflight_addresses(int agent_fd, const std::string& object, const ProcessSockets& sockets,
+                         Findings& findings) {
+  const InetDiag* diag = sockets.find(socket_inode(agent_fd));
+  if (diag != nullptr && diag->md5_signed) {
+    refuse(findings, "tcp-md5", object, "connections signed with TCP-MD5 can't be moved",
+           "remove the key from the socket");
+  }
+  const auto local = SocketAddress::local_of(agent_fd);
+  if (local && local->ip().unmapped().family == AF_INET6 && local->ip().is_link_local()) {
+    refuse(
+        findings, "address-link-local", object,
+        fmt::format("{} is a link-local address, which belongs to this host's link", local->text()),
+        "use a global or unique local address");
+  }
+  const auto remote = SocketAddress::remote_of(agent_fd);
+  if (!remote || !local || diag == nullptr) return;
+  // Both ends on one address: the other end would have to come along.
+  if (!remote->ip().is_loopback() && remote->ip() != local->ip()) return;
+  const InetDiag* other = sockets.other_end(*diag);
+  if (other != nullptr && sockets.owns(other->inode)) return;
+  refuse(findings, "tcp-other-end-outside", object,
+         fmt::format("connected within this host, {} to {}, to a socket outside of the process",
+                     local->text(), remote->text()),
+         "let the other end connect to an address that other hosts reach, or close the connection");
+}
+
+void put_options(int agent_fd, proto::TcpSocket& socket) {
+  const bool stream = has_tcp_stream(static_cast<TcpState>(socket.state()));
+  for (SocketOptionValue& option :
+       changed_socket_options(agent_fd, socket.family(), SOCK_STREAM, IPPROTO_TCP)) {
+    // Of a connection these say what was negotiated, which is in the stream.
+    const bool negotiated =
+        option.level == IPPROTO_TCP && (option.name == TCP_MAXSEG || option.name == TCP_CONGESTION);
+    if (stream && negotiated) continue;
+    proto::SocketOption& added = *socket.add_options();
+    added.set_level(option.level);
+    added.set_name(option.name);
+    added.set_value(std::move(option.value));
+  }
+}
+
+short poll_state(int fd) {
+  pollfd entry{fd, POLLIN | POLLRDHUP, 0};
+  if (poll(&entry, 1, 0) < 0) throw_system("poll of descriptor {}", fd);
+  return entry.revents;
+}
+
+// A descriptor in state CLOSE was connected once if its receiving side is shut.
+void capture_dead(int agent_fd, proto::TcpSocket& socket) {
+  const short events = poll_state(agent_fd);
+  if ((events & POLLRDHUP) == 0) return;
+  proto::DeadConnection& dead = *socket.mutable_dead();
+  dead.set_error((events & POLLERR) != 0);
+  int unread = 0;
+  if (ioctl(agent_fd, SIOCINQ, &unread) != 0) throw_system("SIOCINQ of descriptor {}", agent_fd);
+  // The data stands before the error in the queue: reading it does not consume the error.
+  if (unread == 0) return;
+  if (int_socket_option(agent_fd, IPPROTO_TCP, TCP_REPAIR) != 0) {
+    select_tcp_queue(agent_fd, TcpQueueSide::kReceive);
+  }
+  dead.set_unread(peek_tcp_queue(agent_fd, static_cast<std::size_t>(unread)));
+}
+
+std::string congestion_control(int fd) {
+  std::array<char, 32> name{};
+  socklen_t bytes = name.size();
+  if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name.data(), &bytes) != 0) return {};
+  return std::string(name.data(), strnlen(name.data(), bytes));
+}
+
+void put_window(int fd, proto::TcpStream& stream) {
+  const TcpWindow window = tcp_window(fd);
+  stream.set_has_window(true);
+  stream.set_window_send_seq(window.send_seq);
+  stream.set_window_send(window.send);
+  stream.set_window_max(window.max);
+  stream.set_window_receive(window.receive);
+  stream.set_window_receive_update(window.receive_update);
+}
+
+// In repair mode.
+void put_queues(int fd, TcpState state, proto::TcpStream& stream) {
+  const TcpQueueLengths lengths = tcp_queue_lengths(fd);
+  select_tcp_queue(fd, TcpQueueSide::kReceive);
+  const std::uint32_t peer_fin = peer_fin_received(state) ? 1 : 0;
+  stream.mutable_receive()->set_sequence(tcp_queue_sequence(fd) - peer_fin);
+  if (lengths.receive > 0) stream.mutable_receive()->set_bytes(peek_tcp_queue(fd, lengths.receive));
+
+  select_tcp_queue(fd, TcpQueueSide::kSend);
+  const std::uint32_t own_fin = own_fin_queued(state) ? 1 : 0;
+  stream.mutable_send()->set_sequence(tcp_queue_sequence(fd) - own_fin);
+  // A FIN that is not acknowledged, or not even sent, counts like a byte.
+  const std::uint32_t fin_in_queue =
+      own_fin != 0 && state != TcpState::kFinWait2 && lengths.unacknowledged > 0 ? 1 : 0;
+  const std::uint32_t bytes = lengths.unacknowledged - fin_in_queue;
+  if (bytes > 0) stream.mutable_send()->set_bytes(peek_tcp_queue(fd, bytes));
+  const std::uint32_t fin_unsent = fin_in_queue != 0 && lengths.unsent > 0 ? 1 : 0;
+  stream.set_unsent_bytes(lengths.unsent - fin_unsent);
+}
+
+}  // namespace
+
+bool is_tcp_socket(int fd) {
+  const int family = int_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
+  if (family != AF_INET && family != AF_INET6) return false;
+  const int protocol = int_socket_option(fd, SOL_SOCKET, SO_PROTOCOL);
+  return protocol == IPPROTO_TCP || protocol == kProtocolMptcp;
+}
+
+ProcessSockets::ProcessSockets(std::set<std::uint64_t> inodes)
+    : inodes_(std::move(inodes)), sockets_(inet_diag(IPPROTO_TCP, ~0U)) {
+  for (const InetDiag& socket : sockets_) {
+    if (socket.inode != 0) by_inode_[socket.inode] = &socket;
+    by_addresses_[connection_key(socket.local_address, socket.local_port, socket.remote_address,
+                                 socket.remote_port)] = &socket;
+  }
+}
+
+const InetDiag* ProcessSockets::find(std::uint64_t inode) const {
+  const auto found = by_inode_.find(inode);
+  return found == by_inode_.end() ? nullptr : found->second;
+}
+
+const InetDiag* ProcessSockets::other_end(const InetDiag& socket) const {
+  const auto found = by_addresses_.find(connection_key(socket.remote_address, socket.remote_port,
+                                                       socket.local_address, socket.local_port));
+  return found == by_addresses_.end() ? nullptr : found->second;
+}
+
+void preflight_tcp_socket(int agent_fd, int fd, const ProcessSockets& sockets, Findings& findings) {
+  const std::string object = fmt::format("fd {}", fd);
+  preflight_kind(agent_fd, object, findings);
+  preflight_addresses(agent_fd, object, sockets, findings);
+}
+
+proto::TcpSocket capture_tcp_socket(int agent_fd) {
+  const TcpState state = tcp_facts(agent_fd).state;
+  if (state == TcpState::kSynSent || state == TcpState::kSynReceived) {
+    throw Refused("tcp-connecting",
+                  fmt::format("TCP socket: still connecting ({})", tcp_state_name(state)),
+                  "try again in a moment");
+  }
+  proto::TcpSocket socket;
+  socket.set_family(int_socket_option(agent_fd, SOL_SOCKET, SO_DOMAIN));
+  socket.set_state(static_cast<int>(state));
+  if (const auto local = SocketAddress::local_of(agent_fd))
+    socket.set_local_address(local->bytes());
+  if (const auto remote = SocketAddress::remote_of(agent_fd)) {
+    socket.set_remote_address(remote->bytes());
+  }
+  struct stat status {};
+  if (fstat(agent_fd, &status) != 0) throw_system("fstat of socket {}", agent_fd);
+  socket.set_inode(status.st_ino);
+  socket.set_owner_uid(status.st_uid);
+  socket.set_owner_gid(status.st_gid);
+  if (state == TcpState::kListen) {
+    socket.set_backlog(static_cast<int>(tcp_facts(agent_fd).backlog_limit));
+  }
+  put_options(agent_fd, socket);
+  if (state == TcpState::kClose) capture_dead(agent_fd, socket);
+  return socket;
+}
+
+void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket) {
+  const int reuse = int_socket_option(agent_fd, SOL_SOCKET, SO_REUSEADDR);
+  enter_tcp_repair(agent_fd);
+  ScopeExit leave([&] {
+    try {
+      leave_tcp_repair(agent_fd, false);
+      if (reuse != 0) set_socket_option(agent_fd, {SOL_SOCKET, SO_REUSEADDR, int_option_value(1)});
+    } catch (const Error&) {
+      // The state was read; a socket that can't leave repair is gone.
+    }
+  });
+  const TcpFacts facts = tcp_facts(agent_fd);
+  socket.set_state(static_cast<int>(facts.state));
+  if (!has_tcp_stream(facts.state)) {  // it ended since it was described
+    socket.clear_stream();
+    capture_dead(agent_fd, socket);
+    return;
+  }
+  proto::TcpStream& stream = *socket.mutable_stream();
+  stream.Clear();
+  stream.set_segments_in(facts.segments_in);
+  stream.set_sack(facts.sack);
+  stream.set_timestamps(facts.timestamps);
+  stream.set_window_scaling(facts.window_scaling);
+  stream.set_send_scale(facts.send_scale);
+  stream.set_receive_scale(facts.receive_scale);
+  stream.set_mss_clamp(tcp_mss_clamp(agent_fd));
+  if (facts.timestamps) stream.set_timestamp(tcp_timestamp(agent_fd));
+  put_window(agent_fd, stream);
+  put_queues(agent_fd, facts.state, stream);
+  stream.set_congestion_control(congestion_control(agent_fd));
+  stream.set_receive_shutdown(!peer_fin_received(facts.state) &&
+                              (poll_state(agent_fd) & POLLRDHUP) != 0);
+}
+
+bool tcp_stream_changed(int agent_fd, const proto::TcpSocket& socket) {
+  return tcp_facts(agent_fd).segments_in != socket.stream().segments_in();
+}
+
+void freeze_tcp_stream(int agent_fd) {
+  block_socket_input(agent_fd);
+  if (tcp_facts(agent_fd).state != TcpState::kListen) enter_tcp_repair(agent_fd);
+}
+
+void thaw_tcp_stream(int agent_fd, const proto::TcpSocket& socket, PacketReplay& replay) {
+  std::optional<std::string> own_filter;
+  bool reuse = false;
+  for (const proto::SocketOption& option : socket.options()) {
+    if (option.level() != SOL_SOCKET) continue;
+    if (option.name() == SO_ATTACH_FILTER) own_filter = option.value();
+    if (option.name() == SO_REUSEADDR) reuse = true;
+  }
+  unblock_socket_input(agent_fd, own_filter);
+  const TcpState state = tcp_facts(agent_fd).state;
+  if (state == TcpState::kListen) return;
+  const bool stream = has_tcp_stream(state);
+  const std::uint32_t acknowledged = stream ? tcp_window(agent_fd).receive_update : 0;
+  // The probe makes the peer answer: what could not be sent meanwhile goes out at once.
+  leave_tcp_repair(agent_fd, true);
+  if (reuse) set_socket_option(agent_fd, {SOL_SOCKET, SO_REUSEADDR, int_option_value(1)});
+  const auto local = SocketAddress::local_of(agent_fd);
+  const auto remote = SocketAddress::remote_of(agent_fd);
+  if (!stream || !local || !remote) return;
+  // Acknowledgements that were due meanwhile did not get out.
+  const std::string& queued = socket.stream().send().bytes();
+  prompt_tcp_acknowledgement(
+      replay, *local, *remote, acknowledged,
+      socket.stream().send().sequence() - static_cast<std::uint32_t>(queued.size()));
+}
+
+}  // namespace godwit

@@ -1,0 +1,67 @@
+// TCP sockets: what they are, read from the agent's own duplicate (pidfd_getfd(2)). Nothing here
+// stops or changes the process; functions throw Error, or Refused for what can't be moved.
+//
+// Life of a connection in a migration, on the source:
+//   describe       capture_tcp_socket()   any time: addresses, options, state
+//   blackout       capture_tcp_stream()   process stopped, packets held (PacketHold active): queues
+//                                         and sequence numbers. Repair mode is on only for these
+//                                         few microseconds, so that an agent that dies before the
+//                                         commit leaves the connection working.
+//                  tcp_stream_changed()   last look: did a packet that was already on its way past
+//                                         the hold come in? Then capture it again.
+//   commit         freeze_tcp_stream()    from here nothing comes in and closing is silent
+//   rollback       thaw_tcp_stream()      the connection goes on here; the peer hears of it, so
+//                                         PacketHold::let_out() comes before, deactivate() after it
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+
+#include "common/kernel/sock_diag.h"
+#include "common/model/findings.h"
+#include "common/network/packet_replay.h"
+#include "proto/tcp_sockets.pb.h"
+
+namespace godwit {
+
+// Includes MPTCP, which preflight refuses.
+bool is_tcp_socket(int fd);
+
+// The sockets of the migrating process among all of its network namespace: who sits at the other
+// end of a local connection. One dump of the kernel's table.
+class ProcessSockets {
+ public:
+  // `inodes` are those of every socket that the process has open.
+  explicit ProcessSockets(std::set<std::uint64_t> inodes);
+
+  bool owns(std::uint64_t inode) const { return inodes_.contains(inode); }
+  // nullptr: not a TCP socket of this namespace.
+  const InetDiag* find(std::uint64_t inode) const;
+  // The other end of a connection within this host; nullptr when it is elsewhere.
+  const InetDiag* other_end(const InetDiag& socket) const;
+
+ private:
+  std::set<std::uint64_t> inodes_;
+  std::vector<InetDiag> sockets_;
+  std::map<std::uint64_t, const InetDiag*> by_inode_;
+  std::map<std::string, const InetDiag*> by_addresses_;
+};
+
+// Everything about this socket that would stop the migration. `fd` is its number in the process.
+void preflight_tcp_socket(int agent_fd, int fd, const ProcessSockets& sockets, Findings& findings);
+
+// Everything except the stream.
+proto::TcpSocket capture_tcp_socket(int agent_fd);
+// Fills state and stream of a socket that has one (has_tcp_stream()), or what is left of it when it
+// ended meanwhile. About 20 system calls.
+void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket);
+// True if segments came in since the stream was captured.
+bool tcp_stream_changed(int agent_fd, const proto::TcpSocket& socket);
+
+// For any TCP socket, listening ones included.
+void freeze_tcp_stream(int agent_fd);
+void thaw_tcp_stream(int agent_fd, const proto::TcpSocket& socket, PacketReplay& replay);
+
+}  // namespace godwit

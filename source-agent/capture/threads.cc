@@ -1,0 +1,198 @@
+#include "source-agent/capture/threads.h"
+
+#include <linux/capability.h>
+#include <linux/ioprio.h>
+#include <linux/kcmp.h>
+#include <linux/prctl.h>
+#include <sched.h>
+#include <sys/syscall.h>
+
+#include <csignal>
+
+#include "common/base/unique_fd.h"
+#include "common/kernel/proc_status.h"
+#include "common/kernel/processors.h"
+#include "source-agent/capture/signals.h"
+
+namespace godwit {
+namespace {
+
+constexpr int kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
+constexpr std::size_t kSignalSetBytes = 8;
+constexpr int kOnStack = 1;  // SS_ONSTACK: where the stack pointer was, not a setting
+
+struct KernelStack {
+  std::uint64_t address;
+  std::int32_t flags;
+  std::uint64_t bytes;
+};
+
+// The slice that a task has which never asked for one: this kernel's, as our own.
+std::uint64_t ordinary_slice_ns() {
+  SchedulingAttributes own;
+  if (::syscall(SYS_sched_getattr, 0, &own, sizeof(own), 0) != 0) return 0;
+  return own.policy == SCHED_OTHER ? own.runtime_ns : 0;
+}
+
+}  // namespace
+
+ThreadQuery::ThreadQuery(SyscallBatch& batch)
+    : alternate_stack_(batch.reserve(sizeof(KernelStack))),
+      tid_address_(batch.reserve(8)),
+      death_signal_(batch.reserve(sizeof(int))),
+      name_(batch.reserve(kNameBytes)),
+      robust_head_(batch.reserve(8)),
+      robust_bytes_(batch.reserve(8)),
+      attributes_(batch.reserve(sizeof(SchedulingAttributes))),
+      cpus_(batch.reserve(kCpuBytes)),
+      pending_(batch.reserve(kSignalSetBytes)),
+      uids_(batch.reserve(3 * sizeof(std::uint32_t))),
+      gids_(batch.reserve(3 * sizeof(std::uint32_t))),
+      capabilities_(batch.reserve(2 * sizeof(__user_cap_data_struct))) {
+  const __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  const DataAt capability_header = batch.put_value(header);
+  tid_ = batch.add(SYS_gettid, {});
+  batch.add(SYS_sigaltstack, {0, alternate_stack_});
+  batch.add(SYS_prctl, {kGetTidAddress, tid_address_, 0, 0, 0}, "set_tid_address");
+  batch.add(SYS_prctl, {PR_GET_PDEATHSIG, death_signal_, 0, 0, 0}, "parent-death signal");
+  timer_slack_ = batch.add(SYS_prctl, {PR_GET_TIMERSLACK, 0, 0, 0, 0}, "timer slack");
+  batch.add(SYS_prctl, {PR_GET_NAME, name_, 0, 0, 0}, "name");
+  batch.add(SYS_get_robust_list, {0, robust_head_, robust_bytes_});
+  batch.add(SYS_sched_getattr, {0, attributes_, sizeof(SchedulingAttributes), 0});
+  io_priority_ = batch.add(SYS_ioprio_get, {IOPRIO_WHO_PROCESS, 0});
+  cpus_row_ = batch.add(SYS_sched_getaffinity, {0, kCpuBytes, cpus_});
+  batch.add(SYS_rt_sigpending, {pending_, kSignalSetBytes});
+  batch.add(SYS_getresuid, {uids_, uids_ + 4, uids_ + 8});
+  batch.add(SYS_getresgid, {gids_, gids_ + 4, gids_ + 8});
+  batch.add(SYS_capget, {capability_header, capabilities_});
+  no_new_privileges_ = batch.add(SYS_prctl, {PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0});
+  seccomp_ = batch.add_may_fail(SYS_prctl, {PR_GET_SECCOMP, 0, 0, 0, 0});
+}
+
+void ThreadQuery::read(const BatchOutcome& outcome, std::uint64_t shared_pending,
+                       const Tracee& tracee, proto::Thread& thread) const {
+  thread.set_tid(static_cast<std::int32_t>(outcome[tid_]));
+  const auto stack = outcome.value<KernelStack>(alternate_stack_);
+  thread.mutable_alternate_stack()->set_address(stack.address);
+  thread.mutable_alternate_stack()->set_bytes(stack.bytes);
+  thread.mutable_alternate_stack()->set_flags(stack.flags & ~kOnStack);
+  thread.set_clear_child_tid(outcome.value<std::uint64_t>(tid_address_));
+  thread.set_parent_death_signal(outcome.value<int>(death_signal_));
+  thread.set_timer_slack_ns(static_cast<std::uint64_t>(outcome[timer_slack_]));
+  const auto name = outcome.bytes(name_, kNameBytes);
+  const char* text = reinterpret_cast<const char*>(name.data());
+  thread.set_comm(std::string(text, ::strnlen(text, kNameBytes)));
+  thread.set_robust_list(outcome.value<std::uint64_t>(robust_head_));
+  thread.set_robust_list_bytes(outcome.value<std::uint64_t>(robust_bytes_));
+  read_scheduling(outcome, *thread.mutable_scheduling());
+  // All signals are blocked while a batch runs, so this is the thread's set and the process's.
+  const auto pending = outcome.value<std::uint64_t>(pending_) & ~shared_pending;
+  for (auto& signal : describe_pending(tracee.pending_signals(false), pending)) {
+    *thread.add_pending() = std::move(signal);
+  }
+}
+
+void ThreadQuery::read_scheduling(const BatchOutcome& outcome,
+                                  proto::Scheduling& scheduling) const {
+  const auto attributes = outcome.value<SchedulingAttributes>(attributes_);
+  scheduling.set_policy(attributes.policy);
+  scheduling.set_nice(attributes.nice);
+  scheduling.set_priority(attributes.priority);
+  scheduling.set_flags(attributes.flags);
+  const bool deadline = attributes.policy == SCHED_DEADLINE;
+  if (deadline || attributes.runtime_ns != ordinary_slice_ns()) {
+    scheduling.set_runtime_ns(attributes.runtime_ns);
+  }
+  scheduling.set_deadline_ns(attributes.deadline_ns);
+  scheduling.set_period_ns(attributes.period_ns);
+  scheduling.set_io_priority(static_cast<std::int32_t>(outcome[io_priority_]));
+  const auto bytes = static_cast<std::size_t>(outcome[cpus_row_]);
+  const auto cpus = processors_of_mask(outcome.bytes(cpus_, bytes));
+  // All of them: the thread is free to run anywhere, which is what it should be elsewhere too.
+  static const std::vector<std::uint32_t> online = online_processors();
+  if (cpus == online) return;
+  for (const std::uint32_t cpu : cpus) scheduling.add_cpus(cpu);
+}
+
+std::string ThreadQuery::identity(const BatchOutcome& outcome) const {
+  std::string text;
+  const auto append = [&](DataAt at, std::size_t size) {
+    const auto bytes = outcome.bytes(at, size);
+    text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
+  append(uids_, 3 * sizeof(std::uint32_t));
+  append(gids_, 3 * sizeof(std::uint32_t));
+  append(capabilities_, 2 * sizeof(__user_cap_data_struct));
+  text += fmt::format("{} {}", outcome[no_new_privileges_], outcome[seccomp_]);
+  return text;
+}
+
+proto::Thread capture_thread(CaptureContext& context, Tracee& tracee, const ThreadQuery& query,
+                             const BatchOutcome& outcome, std::uint64_t shared_pending,
+                             const BlockedCallWatch& watch) {
+  proto::Thread thread;
+  query.read(outcome, shared_pending, tracee, thread);
+  thread.set_host_tid(tracee.tid());
+  std::optional<arch::InterruptedCall> interrupted;
+  arch::Registers registers = tracee.portable_registers(&interrupted);
+  if (interrupted) {
+    *thread.mutable_blocked_call() =
+        describe_blocked_call(context.task, tracee, *interrupted, registers, watch);
+  }
+  thread.set_general_registers(&registers.raw, sizeof(registers.raw));
+  const auto vector_state = tracee.vector_state();
+  thread.set_vector_registers(vector_state.data(), vector_state.size());
+  thread.set_signal_mask(tracee.signal_mask());
+  if (const auto rseq = tracee.rseq(); rseq && rseq->address != 0) {
+    thread.mutable_rseq()->set_address(rseq->address);
+    thread.mutable_rseq()->set_bytes(rseq->bytes);
+    thread.mutable_rseq()->set_signature(rseq->signature);
+    thread.mutable_rseq()->set_flags(rseq->flags);
+  }
+  return thread;
+}
+
+std::vector<proto::Thread> capture_threads(CaptureContext& context, const BlockedCallWatch& watch) {
+  const std::uint64_t shared = read_proc_status(context.host_pid).pending_shared;
+  SyscallBatch batch;
+  const ThreadQuery query(batch);
+  std::vector<proto::Thread> threads;
+  std::string expected;
+  for (Tracee& tracee : context.task.threads()) {
+    if (tracee.gone()) continue;
+    const BatchOutcome outcome = context.task.run_on(tracee, batch);
+    threads.push_back(capture_thread(context, tracee, query, outcome, shared, watch));
+    const std::string identity = query.identity(outcome);
+    if (expected.empty()) expected = identity;
+    if (identity != expected) {
+      throw Refused("thread-credentials",
+                    fmt::format("thread {} has other credentials than the process's first thread",
+                                tracee.tid()),
+                    "give all threads the same ids, capabilities and filters");
+    }
+  }
+  return threads;
+}
+
+std::vector<proto::Thread> capture_threads(CaptureContext& context) {
+  return capture_threads(context, BlockedCallWatch());
+}
+
+void preflight_threads(pid_t host_pid, Findings& findings) {
+  for (const pid_t tid : list_threads(host_pid)) {
+    const auto status = try_read_proc_status(fmt::format("/proc/{}/task/{}", host_pid, tid));
+    if (!status || tid == host_pid) continue;
+    const std::string object = fmt::format("thread {}", tid);
+    if (status->tracer != 0) {
+      refuse(findings, "thread-traced", object, fmt::format("process {} traces it", status->tracer),
+             "end the tracer");
+    }
+    if (::syscall(SYS_kcmp, host_pid, tid, KCMP_FILES, 0, 0) > 0) {
+      refuse(findings, "descriptors-unshared", object,
+             "it has a descriptor table of its own (unshare(CLONE_FILES))",
+             "let the threads share their descriptors");
+    }
+  }
+}
+
+}  // namespace godwit

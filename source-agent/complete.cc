@@ -1,0 +1,82 @@
+// After the commit: the source's copy goes, packets that still come here are forwarded for a while,
+// and nothing of the migration is left.
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "source-agent/migration.h"
+
+namespace godwit {
+namespace {
+
+constexpr int kEndTimeoutMs = 10'000;
+constexpr std::int64_t kFinishTimeoutNs = 30'000'000'000;
+
+// The sockets' duplicates are in repair mode: the last one to be closed says nothing on the wire.
+void end_source_copy(Migration& migration) {
+  const UniqueFd process(
+      static_cast<int>(::syscall(SYS_pidfd_open, migration.options.pid, 0)));
+  if (process.valid() && is_alive(migration.record.process)) {
+    ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
+    migration.group->thaw();
+    pollfd wait{process.get(), POLLIN, 0};
+    if (::poll(&wait, 1, kEndTimeoutMs) != 1) {
+      log_warning("pid {} has not ended {} s after SIGKILL", migration.options.pid,
+                  kEndTimeoutMs / 1000);
+    }
+  }
+  migration.memory.reset();
+  migration.task.reset();
+  migration.capture.reset();
+}
+
+// The round that travelled in the blackout.
+void report_last_round(Migration& migration) {
+  while (migration.sent.round() < migration.round) {
+    take_event(migration, monotonic_ns() + kFinishTimeoutNs);
+  }
+  RoundReport last;
+  last.round = migration.sent.round();
+  last.pages = migration.sent.pages();
+  last.zero_pages = migration.sent.zero_pages();
+  last.bytes = migration.sent.bytes();
+  last.ns = migration.sent.ns();
+  add_round(migration.report, last);
+}
+
+// The destination may be gone by now; the task is not ours any more either way.
+void say_finish(Migration& migration) {
+  try {
+    migration.control->send_body(proto::Finish{}, monotonic_ns() + kFinishTimeoutNs);
+    const auto finished = await_envelope(migration, proto::Envelope::kFinished,
+                                         monotonic_ns() + kFinishTimeoutNs);
+    migration.report.verified = migration.options.verify;
+    migration.report.verify_differences.assign(finished.finished().differences().begin(),
+                                               finished.finished().differences().end());
+  } catch (const Error& error) {
+    log_warning("the destination did not confirm its end: {}", error.what());
+  }
+}
+
+}  // namespace
+
+void complete(Migration& migration) {
+  try {
+    migration.network->after_commit();
+    report_last_round(migration);
+    end_source_copy(migration);
+    migration.network->forward_stragglers(*migration.control);
+    say_finish(migration);
+    migration.pages.reset();
+    migration.network->remove();
+    migration.group->give_back();
+    migration.journal.remove(migration.record);
+  } catch (const std::exception& error) {
+    log_warning("cleaning up after the migration: {}", error.what());
+  }
+}
+
+}  // namespace godwit

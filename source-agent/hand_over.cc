@@ -1,0 +1,134 @@
+// The blackout: from the first thread stopped here to the last one released there.
+//
+// What stands between the two readings of `began_ns` and `ended_ns` is on every client's clock.
+// Everything that can be done before (watches, rules, duplicates, flags) is in get_ready(), everything
+// that can be done after is in complete().
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/scope_exit.h"
+#include "common/model/snapshot.h"
+#include "source-agent/migration.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::int64_t kPreparedTimeoutNs = 30'000'000'000;
+constexpr std::int64_t kConfirmTimeoutNs = 10'000'000'000;
+
+class PhaseClock {
+ public:
+  explicit PhaseClock(MigrationReport& report) : report_(report), last_ns_(monotonic_ns()) {
+    report_.blackout_phases_ns.clear();
+    report_.blackout_phases_ns.reserve(16);
+  }
+  void mark(const char* name) {
+    const std::int64_t now = monotonic_ns();
+    report_.blackout_phases_ns.emplace_back(name, now - last_ns_);
+    last_ns_ = now;
+  }
+  std::int64_t last_ns() const { return last_ns_; }
+
+ private:
+  MigrationReport& report_;
+  std::int64_t last_ns_;
+};
+
+// New connections are held back and those underway are let through to the program, so that none is
+// lost: a half-open one or one that waits in a backlog cannot be moved.
+void get_ready(Migration& migration) {
+  migration.capture->refresh();
+  const proto::Process process = migration.capture->describe_running(*migration.task);
+  const bool areas_changed = migration.memory->update(process.mappings());
+  if (areas_changed || process.fd_table().SerializeAsString() != migration.described_fd_table) {
+    describe_again(migration, process);
+  } else {
+    publish_areas(migration);  // nothing is fresh any more
+  }
+  migration.network->prepare(process.fd_table());
+  migration.network->drain_listeners();
+}
+
+// The last description, and the order to send the last pages while it is being made.
+void describe_final(Migration& migration, PhaseClock& clock) {
+  FdTableCapture& fd_table = migration.capture->fd_table();
+  fd_table.take_copies(&*migration.task);
+  migration.network->activate(fd_table.sockets());
+  clock.mark("hold");
+  const bool changed =
+      migration.memory->update(migration.capture->describe_mappings(*migration.task));
+  if (changed) {
+    ++migration.generation;
+    publish_areas(migration);
+  }
+  order_round(migration, true, {});
+  clock.mark("layout");
+  proto::Final& final = *migration.final_message.mutable_final();
+  proto::Snapshot& snapshot = *final.mutable_snapshot();
+  snapshot.set_version(kSnapshotVersion);
+  snapshot.set_generation(migration.generation);
+  proto::Process& process = *snapshot.add_processes();
+  process = migration.capture->describe_final(*migration.task);
+  migration.network->recheck_streams(fd_table.sockets(), *process.mutable_fd_table());
+  final.set_round(migration.round);
+  clock.mark("describe");
+}
+
+// What the destination measured goes in between, as parts of the wait.
+void await_prepared(Migration& migration, PhaseClock& clock) {
+  const proto::Envelope answer = await_envelope(migration, proto::Envelope::kPrepared,
+                                                monotonic_ns() + kPreparedTimeoutNs);
+  std::int64_t there_ns = 0;
+  for (const proto::Phase& phase : answer.prepared().phases()) {
+    migration.report.blackout_phases_ns.emplace_back(phase.name(), phase.ns());
+    there_ns += phase.ns();
+  }
+  clock.mark("wire");
+  migration.report.blackout_phases_ns.back().second -= there_ns;
+}
+
+// From here on the source can't run until the destination has answered.
+void commit(Migration& migration, PhaseClock& clock) {
+  migration.group->freeze();
+  // Every thread is in a ptrace stop, which counts: this reads one file.
+  if (!migration.group->wait_frozen(std::chrono::seconds(1))) {
+    throw Error(fmt::format("{} does not freeze", migration.group->path()));
+  }
+  migration.network->freeze_streams(migration.capture->fd_table().sockets());
+  clock.mark("freeze");
+  proto::HeldPackets held = migration.network->take();
+  if (held.packets_size() > 0) migration.control->send_body(held);
+  migration.group->keep();  // from now on only an answer thaws it
+  migration.machine.apply(Event::kCommitSent);
+  migration.control->send_body(proto::Commit{});
+}
+
+void await_committed(Migration& migration, PhaseClock& clock) {
+  const proto::Envelope answer = await_envelope(migration, proto::Envelope::kCommitted,
+                                                monotonic_ns() + kConfirmTimeoutNs);
+  migration.report.pid_destination = answer.committed().host_pid();
+  clock.mark("commit");
+}
+
+}  // namespace
+
+void hand_over(Migration& migration) {
+  get_ready(migration);
+  throw_if_cancelled();
+  PhaseClock clock(migration.report);
+  const std::int64_t began_ns = clock.last_ns();
+  migration.task->stop();
+  clock.mark("stop");
+  describe_final(migration, clock);
+  migration.machine.apply(Event::kTasksFrozen);
+  migration.control->send(migration.final_message);
+  migration.machine.apply(Event::kFinalSent);
+  clock.mark("send");
+  await_prepared(migration, clock);
+  migration.machine.apply(Event::kDestinationPrepared);
+  commit(migration, clock);
+  await_committed(migration, clock);
+  migration.report.blackout_ns = clock.last_ns() - began_ns;
+  migration.machine.apply(Event::kCommitConfirmed);
+}
+
+}  // namespace godwit

@@ -1,0 +1,148 @@
+#include "source-agent/migration.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/error.h"
+#include "common/kernel/time_namespace.h"
+#include "common/model/snapshot.h"
+#include "common/wire/preface.h"
+
+namespace godwit {
+
+Migration::Migration(const MigrateOptions& all)
+    : options(all), id(make_migration_id()), machine(id), journal(all.state_dir) {
+  began_ns = monotonic_ns();
+  report.migration_id = id;
+  report.destination = options.to.text();
+  report.pid_source = options.pid;
+  report.addresses = options.addresses;
+  record.migration_id = id;
+  record.role = "source";
+  record.peer = options.to.text();
+  record.keys_dir = options.keys;
+}
+
+void Migration::write_journal() {
+  record.state = machine.state();
+  journal.write(record);
+}
+
+std::atomic<bool>& cancel_requested() {
+  static std::atomic<bool> requested{false};
+  return requested;
+}
+
+void throw_if_cancelled() {
+  if (cancel_requested()) throw Cancelled("cancelled by the operator");
+}
+
+namespace {
+
+void take_page_report(Migration& migration, proto::PageReport report) {
+  if (report.has_scanned()) migration.scanned.Swap(report.mutable_scanned());
+  if (report.has_round_sent()) migration.sent.Swap(report.mutable_round_sent());
+}
+
+// Nothing when the message was one of the running reports.
+std::optional<proto::Envelope> take_envelope(Migration& migration, proto::Envelope envelope) {
+  migration.control->check_not_aborted(envelope);
+  if (envelope.has_round_placed()) {
+    migration.placed_round = envelope.round_placed().round();
+    return std::nullopt;
+  }
+  if (envelope.has_clock_probe()) {
+    answer_clock_probe(migration, envelope.clock_probe());
+    return std::nullopt;
+  }
+  return envelope;
+}
+
+}  // namespace
+
+void answer_clock_probe(Migration& migration, const proto::ClockProbe& probe) {
+  const TimeOffsets own = read_time_offsets(::getpid());
+  const TimeOffsets task = read_time_offsets(migration.options.pid);
+  proto::ClockReading reading;
+  reading.set_number(probe.number());
+  reading.set_monotonic_ns(clock_ns(CLOCK_MONOTONIC) - own.monotonic_ns + task.monotonic_ns);
+  reading.set_boottime_ns(clock_ns(CLOCK_BOOTTIME) - own.boottime_ns + task.boottime_ns);
+  migration.control->send_body(reading);
+}
+
+std::optional<proto::Envelope> take_event(Migration& migration, std::int64_t deadline_ns) {
+  const int page_link = migration.pages ? migration.pages->link().fd() : -1;
+  for (;;) {
+    if (migration.control->pending()) {
+      return take_envelope(migration, migration.control->receive(deadline_ns));
+    }
+    pollfd waits[2] = {{migration.control->fd(), POLLIN, 0}, {page_link, POLLIN, 0}};
+    const std::int64_t left_ns = deadline_ns - monotonic_ns();
+    if (left_ns <= 0) throw Error("the destination did not answer in time", ETIMEDOUT);
+    const timespec timeout{left_ns / 1'000'000'000, left_ns % 1'000'000'000};
+    const int ready = ::ppoll(waits, 2, deadline_ns == kNoDeadline ? nullptr : &timeout, nullptr);
+    if (ready < 0 && errno == EINTR) {
+      if (!is_past_commit(migration.machine.state())) throw_if_cancelled();
+      continue;
+    }
+    if (ready < 0) throw_system("poll");
+    if (waits[1].revents != 0) {
+      take_page_report(migration, in_context([&] { return migration.pages->link().receive(deadline_ns); },
+                                             "page server of the source"));
+      return std::nullopt;
+    }
+    if (waits[0].revents != 0) {
+      return take_envelope(migration, migration.control->receive(deadline_ns));
+    }
+  }
+}
+
+proto::Envelope await_envelope(Migration& migration, proto::Envelope::BodyCase kind,
+                               std::int64_t deadline_ns) {
+  for (;;) {
+    std::optional<proto::Envelope> envelope = take_event(migration, deadline_ns);
+    if (!envelope) continue;
+    if (envelope->body_case() == kind) return std::move(*envelope);
+    migration.control->refuse_unexpected(*envelope, "the answer to the last step");
+  }
+}
+
+void describe_again(Migration& migration, const proto::Process& process) {
+  constexpr std::int64_t kReconcileTimeoutNs = 60'000'000'000;
+  proto::Describe describe;
+  describe.mutable_snapshot()->set_version(kSnapshotVersion);
+  describe.mutable_snapshot()->set_generation(++migration.generation);
+  *describe.mutable_snapshot()->add_processes() = process;
+  migration.described_fd_table = process.fd_table().SerializeAsString();
+  publish_areas(migration);
+  migration.control->send_body(describe);
+  await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kReconcileTimeoutNs);
+}
+
+void publish_areas(Migration& migration) {
+  proto::PageOrder order;
+  proto::SetAreas& areas = *order.mutable_set_areas();
+  areas.set_space(0);
+  areas.set_generation(migration.generation);
+  for (proto::PageArea& area : migration.memory->areas()) *areas.add_areas() = std::move(area);
+  migration.pages->link().send(order);
+  migration.areas_generation = migration.generation;
+}
+
+void order_round(Migration& migration, bool final, const std::vector<PageRange>& extra) {
+  proto::PageOrder order;
+  proto::SendRound& round = *order.mutable_send_round();
+  round.set_round(++migration.round);
+  round.set_space(0);
+  round.set_generation(migration.generation);
+  round.set_final(final);
+  for (const PageRange& range : extra) {
+    proto::PageSpan& span = *round.add_extra();
+    span.set_start(range.start);
+    span.set_end(range.end);
+  }
+  migration.pages->link().send(order);
+}
+
+}  // namespace godwit

@@ -1,0 +1,117 @@
+// One migration as the source sees it: what it holds, and the steps it takes.
+//
+//   connect -> preflight -> build -> precopy -> hand_over -> complete
+//
+// Each step is one file. A step that throws leaves everything to roll_back(), which brings the task
+// back to running on this host whatever had been reached.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/kernel/cgroup_fs.h"
+#include "common/model/journal.h"
+#include "common/model/phase.h"
+#include "common/model/report.h"
+#include "common/remote/remote_task.h"
+#include "common/wire/channel.h"
+#include "common/wire/key_folder.h"
+#include "common/wire/page_server_process.h"
+#include "source-agent/capture/process.h"
+#include "source-agent/network.h"
+#include "source-agent/options.h"
+#include "source-agent/tracked_memory.h"
+
+namespace godwit {
+
+// The operator asked to stop.
+class Cancelled : public Error {
+ public:
+  using Error::Error;
+};
+
+struct Migration {
+  explicit Migration(const MigrateOptions& options);
+
+  const MigrateOptions& options;
+  std::string id;
+  MigrationReport report;
+  PhaseMachine machine;
+  JournalFolder journal;
+  JournalRecord record;
+  KeyFolder keys;
+  std::int64_t began_ns = 0;
+
+  std::optional<Channel> control;
+  std::string page_token;
+  std::optional<PageServerProcess> pages;
+  std::optional<ProcessCapture> capture;
+  std::optional<RemoteTask> task;
+  std::optional<FreezerGroup> group;
+  std::optional<TrackedMemory> memory;
+  std::optional<SourceNetwork> network;
+
+  std::uint64_t generation = 0;        // of the last description sent
+  std::uint64_t areas_generation = 0;  // of the last one that the page server has the areas of
+  std::uint32_t round = 0;
+  std::string described_fd_table;      // serialized, as last sent
+  std::optional<Error> error;          // why it does not go on
+  bool peer_aborted = false;           // the destination said so itself
+  std::function<void(const std::string&)> progress;  // a line for the operator
+
+  proto::Envelope final_message;  // the last description, kept for the way back
+
+  // What the page server and the destination said about a round, as it comes.
+  proto::Scanned scanned;
+  proto::RoundSent sent;
+  std::uint32_t placed_round = 0;
+
+  void write_journal();
+};
+
+// --- The steps, in order -------------------------------------------------------------------------
+// Throws Refused: nothing has been touched.
+void connect_and_preflight(Migration& migration);
+// The destination has a skeleton, the task is tracked; it was stopped for some milliseconds.
+void build(Migration& migration);
+// Rounds until the rest fits into the wanted downtime.
+void precopy(Migration& migration);
+// The blackout. When it returns the task runs on the destination.
+void hand_over(Migration& migration);
+// Stragglers are forwarded, the source's copy is gone, nothing is left.
+void complete(Migration& migration);
+
+// From any point before the commit: the task runs on here.
+void roll_back(Migration& migration) noexcept;
+// Commit was sent and no answer came: asks until it is known, for a minute. Leaves the machine in
+// Completed, RollingBack, or, with the task frozen and the journal written, in InDoubt.
+void settle_doubt(Migration& migration) noexcept;
+// What became of a migration; throws Error when the destination can't be asked.
+proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const std::string& id);
+
+// --- Shared by the steps -------------------------------------------------------------------------
+// Set by SIGINT and SIGTERM; looked at between rounds.
+std::atomic<bool>& cancel_requested();
+void throw_if_cancelled();
+
+// Waits for one message of the page server or the destination and takes it into `migration`; Failed
+// and Abort are thrown. Returns an envelope that is none of the running reports.
+std::optional<proto::Envelope> take_event(Migration& migration, std::int64_t deadline_ns);
+// Until the destination has this kind of message.
+proto::Envelope await_envelope(Migration& migration, proto::Envelope::BodyCase kind,
+                               std::int64_t deadline_ns);
+
+// Sends a later description and waits until the destination has reconciled its skeleton. The layout in
+// `process` must be the one that migration.memory has.
+void describe_again(Migration& migration, const proto::Process& process);
+// Sends the areas as of now to the page server, under the current generation.
+void publish_areas(Migration& migration);
+void order_round(Migration& migration, bool final, const std::vector<PageRange>& extra);
+// Clocks as the task sees them, for the destination's time namespace.
+void answer_clock_probe(Migration& migration, const proto::ClockProbe& probe);
+
+}  // namespace godwit

@@ -1,0 +1,231 @@
+#include "source-agent/options.h"
+
+#include <CLI/CLI.hpp>
+#include <ostream>
+#include <utility>
+#include <vector>
+
+#include "common/base/error.h"
+
+namespace godwit {
+namespace {
+
+using Command = MigrateOptions::Command;
+
+constexpr const char* kMigrateFooter =
+    "Example:\n"
+    "  migrate --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha --addresses move\n\n"
+    "Exit codes: 0 moved, 1 rolled back (the process runs on here), 2 refused before anything was\n"
+    "touched (or wrong usage), 3 in doubt (see `migrate recover`).";
+constexpr const char* kCheckFooter =
+    "Example:\n  migrate check --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha\n\n"
+    "Exit codes: 0 nothing stands against it, 2 something does.";
+constexpr const char* kStatesFooter =
+    "Examples:\n  migrate states\n  migrate states --dot | dot -Tsvg > states.svg";
+constexpr const char* kRecoverFooter =
+    "Example:\n  migrate recover --state-dir /run/godwit\n\n"
+    "Exit codes: 0 settled, 3 at least one migration is still in doubt.";
+constexpr const char* kKeysFooter =
+    "Examples:\n"
+    "  migrate keys init  --dir ca\n"
+    "  migrate keys issue --dir ca --name alpha --role source --out ca/alpha";
+constexpr const char* kInitFooter = "Example:\n  migrate keys init --dir ca";
+constexpr const char* kIssueFooter =
+    "Example:\n"
+    "  migrate keys issue --dir ca --name beta --role destination --out ca/beta\n\n"
+    "A host that plays both roles gets two key folders.";
+
+struct Verbosity {
+  bool quiet = false;
+  int verbose = 0;
+
+  LogLevel level() const {
+    if (quiet) return LogLevel::kError;
+    if (verbose >= 2) return LogLevel::kDebug;
+    return verbose == 1 ? LogLevel::kInfo : LogLevel::kWarning;
+  }
+};
+
+// An option whose text a parser of command_line_values.h turns into a value.
+template <typename Parse>
+CLI::Option* add_parsed(CLI::App& app, const std::string& name, const std::string& help,
+                        const std::string& type, Parse parse) {
+  CLI::Option* option = app.add_option_function<std::string>(
+      name,
+      [name, parse](const std::string& text) {
+        try {
+          parse(text);
+        } catch (const Error& error) {
+          throw CLI::ValidationError(name, error.what());
+        }
+      },
+      help);
+  return option->type_name(type);
+}
+
+void add_target(CLI::App& app, MigrateOptions& options) {
+  add_parsed(app, "--pid", "The process to move", "PID",
+             [&options](const std::string& text) { options.pid = parse_pid(text); });
+  add_parsed(app, "--to", "Where dest-agent listens: ADDR:PORT, [IPV6]:PORT or HOST:PORT",
+             "ADDR:PORT",
+             [&options](const std::string& text) { options.to = parse_host_port(text); });
+  app.add_option("--keys", options.keys, "Key folder of this host, issued with --role source")
+      ->type_name("DIR");
+  app.add_option("--json", options.json_path,
+                 "Write the report as JSON to a file, or to standard output with '-'")
+      ->type_name("FILE|-");
+}
+
+void add_verbosity(CLI::App& app, Verbosity& verbosity) {
+  CLI::Option* quiet =
+      app.add_flag("-q,--quiet", verbosity.quiet, "Say nothing but the result and errors");
+  app.add_flag("-v,--verbose", verbosity.verbose, "Log every phase; twice: every step")
+      ->excludes(quiet);
+}
+
+void add_state_dir(CLI::App& app, MigrateOptions& options) {
+  app.add_option("--state-dir", options.state_dir, "Where the journals of migrations are")
+      ->type_name("DIR")
+      ->capture_default_str();
+}
+
+void add_migrate(CLI::App& app, MigrateOptions& options) {
+  add_target(app, options);
+  app.add_option("--addresses", options.addresses,
+                 "keep: the addresses are on both hosts, or something else routes them;\n"
+                 "move: they come along with the process")
+      ->check(CLI::IsMember({"move", "keep"}))
+      ->type_name("move|keep")
+      ->capture_default_str();
+  app.add_option(
+         "--pids", options.pids,
+         "same: the process id is kept in the destination's own space; namespace: in a new\n"
+         "pid namespace; auto: same where it is free, else namespace")
+      ->check(CLI::IsMember({"auto", "same", "namespace"}))
+      ->type_name("auto|same|namespace")
+      ->capture_default_str();
+  add_parsed(app, "--max-downtime", "Freeze when the rest is expected to take less than this",
+             "TIME",
+             [&options](const std::string& text) {
+               options.max_downtime_ns = parse_duration_ns(text);
+               if (options.max_downtime_ns == 0)
+                 fail("a pause of 0 can't be reached: such as 10ms");
+             })
+      ->default_str("10ms");
+  add_parsed(app, "--max-bandwidth",
+             "Bytes per second on the page connection: 100M, 1.5G, 64Mi; 0: unlimited", "RATE",
+             [&options](const std::string& text) {
+               options.max_bandwidth_bytes_per_s = parse_bandwidth_bytes_per_s(text);
+             })
+      ->default_str("0");
+  add_parsed(app, "--max-rounds", "Rounds of pages before it is frozen whatever the rest", "N",
+             [&options](const std::string& text) {
+               options.max_rounds =
+                   static_cast<int>(parse_count(text, 1, 1'000'000, "--max-rounds"));
+             })
+      ->default_str("30");
+  app.add_flag("--verify", options.verify,
+               "Compare the restored process with the description before it is released");
+  add_state_dir(app, options);
+}
+
+void add_keys(CLI::App& keys, MigrateOptions& options) {
+  keys.require_subcommand(1)->footer(kKeysFooter);
+  CLI::App* init = keys.add_subcommand("init", "Make an authority: ca.crt, ca.key");
+  init->footer(kInitFooter);
+  init->add_option("--dir", options.keys_dir, "The authority's folder")
+      ->type_name("DIR")
+      ->required();
+  init->callback([&options] { options.command = Command::kKeysInit; });
+
+  CLI::App* issue =
+      keys.add_subcommand("issue", "Make a host's key folder: host.crt, host.key, ca.crt");
+  issue->footer(kIssueFooter);
+  issue->add_option("--dir", options.keys_dir, "The authority's folder")
+      ->type_name("DIR")
+      ->required();
+  issue->add_option("--name", options.host_name, "The host's name")->type_name("HOST")->required();
+  issue->add_option("--role", options.role, "What the host may do")
+      ->check(CLI::IsMember({"source", "destination"}))
+      ->type_name("source|destination")
+      ->required();
+  issue->add_option("--out", options.out_dir, "The folder to make")->type_name("DIR")->required();
+  add_parsed(*issue, "--days", "Days until it expires; negative: it has expired already", "N",
+             [&options](const std::string& text) {
+               options.days = static_cast<int>(parse_count(text, -3650, 3650, "--days"));
+             })
+      ->default_str("825");
+  issue->callback([&options] { options.command = Command::kKeysIssue; });
+}
+
+void add_states(CLI::App& states, MigrateOptions& options) {
+  states.footer(kStatesFooter);
+  CLI::Option* dot = states.add_flag_callback(
+      "--dot", [&options] { options.states_form = MigrateOptions::StatesForm::kGraph; },
+      "As a graph for Graphviz");
+  states
+      .add_flag_callback(
+          "--markdown", [&options] { options.states_form = MigrateOptions::StatesForm::kDocument; },
+          "As docs/states.md")
+      ->excludes(dot);
+  states.callback([&options] { options.command = Command::kStates; });
+}
+
+// What migrate and check can't do without; looked at here because the top level has commands, to
+// which these options mean nothing.
+void check_target(const MigrateOptions& options) {
+  if (options.pid == 0) throw CLI::RequiredError("--pid");
+  if (options.to.host.empty()) throw CLI::RequiredError("--to");
+  if (options.keys.empty()) throw CLI::RequiredError("--keys");
+}
+
+// `migrate --pid 7 check` would silently be read as two commands.
+void check_order(const CLI::App& app) {
+  if (app.get_subcommands().empty()) return;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() == 0 || option == app.get_help_ptr()) continue;
+    throw CLI::ValidationError(
+        option->get_name(),
+        "options go behind the command '" + app.get_subcommands().front()->get_name() + "'");
+  }
+}
+
+}  // namespace
+
+MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv, std::ostream& out,
+                                              std::ostream& err) {
+  MigrateOptions options;
+  Verbosity verbosity;
+  CLI::App app("Moves a running process to another host without stopping it.", "migrate");
+  app.require_subcommand(0, 1)->footer(kMigrateFooter);
+  add_migrate(app, options);
+  add_verbosity(app, verbosity);
+
+  CLI::App* check = app.add_subcommand("check", "Say everything that would stop a migration");
+  check->footer(kCheckFooter);
+  add_target(*check, options);
+  add_verbosity(*check, verbosity);
+  check->callback([&options] { options.command = Command::kCheck; });
+  add_states(*app.add_subcommand("states", "Print the state machine of a migration"), options);
+  CLI::App* recover = app.add_subcommand("recover", "Settle what an agent that died left behind");
+  recover->footer(kRecoverFooter);
+  add_state_dir(*recover, options);
+  add_verbosity(*recover, verbosity);
+  recover->callback([&options] { options.command = Command::kRecover; });
+  add_keys(*app.add_subcommand("keys", "Make the certificates of a cluster"), options);
+
+  try {
+    app.parse(argc, argv);
+    check_order(app);
+    if (options.command == Command::kMigrate || options.command == Command::kCheck) {
+      check_target(options);
+    }
+  } catch (const CLI::ParseError& error) {
+    return {{}, app.exit(error, out, err) == 0 ? 0 : 2};
+  }
+  options.log_level = verbosity.level();
+  options.quiet = verbosity.quiet;
+  return {std::move(options), 0};
+}
+
+}  // namespace godwit

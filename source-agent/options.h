@@ -1,0 +1,67 @@
+// The command line of `migrate`, as values.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <iosfwd>
+#include <optional>
+#include <string>
+
+#include "common/base/log.h"
+#include "common/model/command_line_values.h"
+
+namespace godwit {
+
+struct MigrateOptions {
+  enum class Command {
+    kMigrate,
+    kCheck,
+    kStates,
+    kRecover,
+    kKeysInit,
+    kKeysIssue,
+  };
+  enum class StatesForm { kText, kGraph, kDocument };
+
+  Command command = Command::kMigrate;
+  LogLevel log_level = LogLevel::kWarning;  // --quiet: kError, -v: kInfo, -vv: kDebug
+  bool quiet = false;                       // no progress lines either
+
+  // kMigrate and kCheck.
+  pid_t pid = 0;
+  HostPort to;
+  std::string keys;                      // folder with host.crt, host.key, ca.crt
+  std::string addresses = "keep";        // keep, move
+  std::string pids = "auto";             // auto, same, namespace
+  std::optional<std::string> json_path;  // --json; "-" is standard output
+  std::int64_t max_downtime_ns = 10'000'000;
+  std::uint64_t max_bandwidth_bytes_per_s = 0;  // 0: unlimited
+  int max_rounds = 30;
+  bool verify = false;
+
+  // kMigrate and kRecover.
+  std::string state_dir = "/run/godwit";
+
+  // kStates.
+  StatesForm states_form = StatesForm::kText;
+
+  // kKeysInit and kKeysIssue.
+  std::string keys_dir;   // the authority's folder
+  std::string host_name;  // --name
+  std::string role;       // source, destination
+  std::string out_dir;    // --out
+  int days = 825;         // until the certificate expires; negative: expired that long ago
+};
+
+// Without options the program ends with `exit_code`: 0 after help was printed to `out`, 2 after
+// wrong usage was explained on `err`.
+struct MigrateCommandLine {
+  std::optional<MigrateOptions> options;
+  int exit_code = 0;
+};
+
+MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv, std::ostream& out,
+                                              std::ostream& err);
+
+}  // namespace godwit

@@ -1,0 +1,157 @@
+#include "source-agent/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <sstream>
+#include <vector>
+
+namespace godwit {
+namespace {
+
+using Command = MigrateOptions::Command;
+using ::testing::HasSubstr;
+
+struct Parsed {
+  std::optional<MigrateOptions> options;
+  int exit_code;
+  std::string out;
+  std::string err;
+};
+
+Parsed parse(std::vector<const char*> words) {
+  words.insert(words.begin(), "migrate");
+  std::ostringstream out;
+  std::ostringstream err;
+  auto [options, exit_code] =
+      parse_migrate_command_line(static_cast<int>(words.size()), words.data(), out, err);
+  return {std::move(options), exit_code, out.str(), err.str()};
+}
+
+std::vector<const char*> with_target(std::vector<const char*> words) {
+  words.insert(words.end(), {"--pid", "12", "--to", "10.0.0.2:7000", "--keys", "ca/alpha"});
+  return words;
+}
+
+TEST(MigrateCommandLine, HasDefaults) {
+  const Parsed parsed = parse(with_target({}));
+  ASSERT_TRUE(parsed.options) << parsed.err;
+  const MigrateOptions& options = *parsed.options;
+  EXPECT_EQ(options.command, Command::kMigrate);
+  EXPECT_EQ(options.pid, 12);
+  EXPECT_EQ(options.to, (HostPort{"10.0.0.2", 7000}));
+  EXPECT_EQ(options.keys, "ca/alpha");
+  EXPECT_EQ(options.addresses, "keep");
+  EXPECT_EQ(options.pids, "auto");
+  EXPECT_EQ(options.max_downtime_ns, 10'000'000);
+  EXPECT_EQ(options.max_bandwidth_bytes_per_s, 0U);
+  EXPECT_EQ(options.max_rounds, 30);
+  EXPECT_FALSE(options.json_path);
+  EXPECT_FALSE(options.verify);
+  EXPECT_FALSE(options.quiet);
+  EXPECT_EQ(options.log_level, LogLevel::kWarning);
+}
+
+TEST(MigrateCommandLine, TakesEveryOption) {
+  const Parsed parsed = parse({"--pid",           "7",     "--to",           "[fd00::2]:7000",
+                               "--keys",          "k",     "--addresses",    "move",
+                               "--pids",          "same",  "--max-downtime", "2.5ms",
+                               "--max-bandwidth", "100M",  "--max-rounds",   "5",
+                               "--json",          "-",     "--verify",       "-vv",
+                               "--state-dir",     "/tmp/s"});
+  ASSERT_TRUE(parsed.options) << parsed.err;
+  EXPECT_EQ(parsed.options->to.host, "fd00::2");
+  EXPECT_EQ(parsed.options->addresses, "move");
+  EXPECT_EQ(parsed.options->pids, "same");
+  EXPECT_EQ(parsed.options->max_downtime_ns, 2'500'000);
+  EXPECT_EQ(parsed.options->max_bandwidth_bytes_per_s, 100'000'000U);
+  EXPECT_EQ(parsed.options->max_rounds, 5);
+  EXPECT_EQ(parsed.options->json_path, "-");
+  EXPECT_TRUE(parsed.options->verify);
+  EXPECT_EQ(parsed.options->log_level, LogLevel::kDebug);
+  EXPECT_EQ(parsed.options->state_dir, "/tmp/s");
+}
+
+TEST(MigrateCommandLine, KnowsItsCommands) {
+  EXPECT_EQ(parse(with_target({"check"})).options->command, Command::kCheck);
+  EXPECT_EQ(parse(with_target({"check", "--json", "f"})).options->json_path, "f");
+  EXPECT_EQ(parse({"states"}).options->states_form, MigrateOptions::StatesForm::kText);
+  EXPECT_EQ(parse({"states", "--dot"}).options->states_form, MigrateOptions::StatesForm::kGraph);
+  EXPECT_EQ(parse({"recover", "--state-dir", "/x", "-v"}).options->state_dir, "/x");
+  EXPECT_EQ(parse({"recover"}).options->command, Command::kRecover);
+  const Parsed init = parse({"keys", "init", "--dir", "ca"});
+  EXPECT_EQ(init.options->command, Command::kKeysInit);
+  EXPECT_EQ(init.options->keys_dir, "ca");
+  const Parsed issue = parse({"keys", "issue", "--dir", "ca", "--name", "beta", "--role",
+                              "destination", "--out", "ca/beta", "--days", "-1"});
+  ASSERT_TRUE(issue.options) << issue.err;
+  EXPECT_EQ(issue.options->command, Command::kKeysIssue);
+  EXPECT_EQ(issue.options->host_name, "beta");
+  EXPECT_EQ(issue.options->role, "destination");
+  EXPECT_EQ(issue.options->out_dir, "ca/beta");
+  EXPECT_EQ(issue.options->days, -1);
+}
+
+TEST(MigrateCommandLine, QuietAndVerboseExcludeEachOther) {
+  EXPECT_TRUE(parse(with_target({"--quiet"})).options->quiet);
+  EXPECT_EQ(parse(with_target({"--quiet"})).options->log_level, LogLevel::kError);
+  EXPECT_EQ(parse(with_target({"-v"})).options->log_level, LogLevel::kInfo);
+  EXPECT_EQ(parse(with_target({"-v", "--quiet"})).exit_code, 2);
+}
+
+TEST(MigrateCommandLine, RefusesWrongValuesNamingThem) {
+  const auto refused = [](std::vector<const char*> words, const char* part) {
+    const Parsed parsed = parse(with_target(std::move(words)));
+    EXPECT_FALSE(parsed.options) << part;
+    EXPECT_EQ(parsed.exit_code, 2) << part;
+    EXPECT_THAT(parsed.err, HasSubstr(part));
+    EXPECT_EQ(parsed.out, "");
+  };
+  refused({"--addresses", "take"}, "take");
+  refused({"--pids", "any"}, "any");
+  refused({"--max-downtime", "10"}, "'10' is not a duration");
+  refused({"--max-downtime", "0"}, "0");
+  refused({"--max-bandwidth", "fast"}, "'fast' is not a rate");
+  refused({"--max-rounds", "0"}, "'0' is not a number that --max-rounds takes");
+  refused({"--max-rounds", "x"}, "--max-rounds");
+  refused({"--nonsense"}, "--nonsense");
+  refused({"check", "states"}, "states");
+}
+
+TEST(MigrateCommandLine, RefusesWrongTargetsNamingThem) {
+  const auto refused = [](std::vector<const char*> words, const char* part) {
+    const Parsed parsed = parse(std::move(words));
+    EXPECT_FALSE(parsed.options) << part;
+    EXPECT_EQ(parsed.exit_code, 2) << part;
+    EXPECT_THAT(parsed.err, HasSubstr(part));
+  };
+  refused({}, "--pid");
+  refused({"--pid", "1"}, "--to");
+  refused({"--pid", "1", "--to", "a:1"}, "--keys");
+  refused({"check", "--pid", "1"}, "--to");
+  refused({"--pid", "redis"}, "'redis' is not a process id");
+  refused({"--pid", "-4"}, "'-4' is not a process id");
+  refused({"--to", "10.0.0.2"}, "'10.0.0.2' is not an address with a port");
+  refused({"keys"}, "subcommand");
+  refused({"keys", "init"}, "--dir");
+  refused({"keys", "issue", "--dir", "ca", "--name", "b", "--out", "o"}, "--role");
+  refused({"keys", "issue", "--dir", "ca", "--name", "b", "--out", "o", "--role", "king"}, "king");
+  refused({"--pid", "5", "check", "--to", "a:1", "--keys", "k"}, "behind the command 'check'");
+}
+
+TEST(MigrateCommandLine, EveryCommandHasHelpWithAnExample) {
+  const std::vector<std::vector<const char*>> commands{
+      {}, {"check"}, {"states"}, {"recover"}, {"keys"}, {"keys", "init"}, {"keys", "issue"}};
+  for (std::vector<const char*> words : commands) {
+    words.push_back("--help");
+    const Parsed parsed = parse(words);
+    EXPECT_FALSE(parsed.options);
+    EXPECT_EQ(parsed.exit_code, 0);
+    EXPECT_THAT(parsed.out, HasSubstr("Example"));
+    EXPECT_THAT(parsed.out, HasSubstr("migrate "));
+    EXPECT_EQ(parsed.err, "");
+  }
+}
+
+}  // namespace
+}  // namespace godwit

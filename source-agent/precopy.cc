@@ -1,0 +1,106 @@
+// The rounds: pages travel while the task runs, and what is written meanwhile travels again.
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "source-agent/convergence.h"
+#include "source-agent/migration.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::int64_t kRoundTimeoutNs = 3600LL * 1'000'000'000;
+
+// The layout may have changed since the last round: new areas are tracked and described before a page
+// of them travels. The destination holds pages of a generation back until it has that layout.
+void follow_layout(Migration& migration) {
+  if (!migration.memory->same_address_space()) {
+    throw Error(fmt::format("pid {} replaced its program (exec) during the migration",
+                            migration.options.pid))
+        .with_hint("begin the migration again");
+  }
+  const proto::Process process = migration.capture->describe_running(*migration.task);
+  if (!migration.memory->update(process.mappings())) {
+    publish_areas(migration);  // what was fresh is fresh no more
+    return;
+  }
+  describe_again(migration, process);
+}
+
+void track_what_escaped(Migration& migration) {
+  if (migration.scanned.untracked_size() == 0) return;
+  std::vector<PageRange> ranges;
+  for (const proto::PageSpan& span : migration.scanned.untracked()) {
+    if (const auto range = PageRange::make(span.start(), span.end())) ranges.push_back(*range);
+  }
+  migration.memory->track_again(ranges);
+}
+
+// Soft-dirty bits can only be collected and cleared while nothing is written.
+void scan_stopped(Migration& migration, std::int64_t deadline_ns) {
+  while (migration.scanned.round() < migration.round) take_event(migration, deadline_ns);
+  migration.task->resume();
+}
+
+RoundReport run_round(Migration& migration) {
+  const std::int64_t began_ns = monotonic_ns();
+  const std::int64_t deadline_ns = began_ns + kRoundTimeoutNs;
+  std::vector<PageRange> extra;
+  if (migration.round == 0) {
+    extra = shared_object_data(migration.options.pid,
+                               migration.capture->describe_mappings(*migration.task));
+  }
+  const bool stops = migration.memory->kind() == TrackerKind::kSoftDirty;
+  if (stops) migration.task->stop();
+  order_round(migration, false, extra);
+  if (stops) scan_stopped(migration, deadline_ns);
+  while (migration.placed_round < migration.round || migration.sent.round() < migration.round) {
+    take_event(migration, deadline_ns);
+    throw_if_cancelled();
+  }
+  migration.memory->mark_scanned();
+  track_what_escaped(migration);
+  RoundReport round;
+  round.round = migration.round;
+  round.pages = migration.sent.pages();
+  round.zero_pages = migration.sent.zero_pages();
+  round.bytes = migration.sent.bytes();
+  round.ns = monotonic_ns() - began_ns;
+  round.scan_ns = migration.scanned.scan_ns();
+  if (round.ns > 0) {
+    round.bandwidth_bytes_per_s = static_cast<std::uint64_t>(
+        static_cast<double>(round.bytes) * 1e9 / static_cast<double>(round.ns));
+  }
+  return round;
+}
+
+}  // namespace
+
+void precopy(Migration& migration) {
+  ConvergenceLimits limits;
+  limits.downtime_ns_max = migration.options.max_downtime_ns;
+  limits.rounds_max = migration.options.max_rounds;
+  Convergence convergence(limits);
+  for (;;) {
+    throw_if_cancelled();
+    if (migration.round > 0) follow_layout(migration);
+    RoundReport round = run_round(migration);
+    const Prediction prediction = convergence.after_round(round);
+    if (!migration.report.rounds.empty() && migration.report.rounds.back().ns > 0) {
+      round.dirty_pages_per_s = static_cast<std::uint64_t>(
+          static_cast<double>(round.pages + round.zero_pages) * 1e9 /
+          static_cast<double>(migration.report.rounds.back().ns));
+    }
+    add_round(migration.report, round);
+    migration.progress(round_line(round));
+    log_info("round={} rest_pages={} predicted_ms={:.2f} {}", round.round, prediction.rest_pages,
+             to_ms(prediction.downtime_ns), prediction.reason);
+    migration.machine.apply(prediction.decision == PrecopyDecision::kSwitch ? Event::kConverged
+                                                                            : Event::kRoundPlaced);
+    if (prediction.decision == PrecopyDecision::kSwitch) return;
+    if (prediction.decision == PrecopyDecision::kGiveUp) {
+      throw Error(fmt::format("pre-copy does not converge: {}", prediction.reason))
+          .with_hint("raise --max-downtime, raise --max-bandwidth, or migrate when it writes less");
+    }
+  }
+}
+
+}  // namespace godwit

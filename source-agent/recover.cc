@@ -1,0 +1,118 @@
+// `migrate recover`: what agents that were killed left on this host.
+#include <signal.h>
+#include <sys/syscall.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "common/base/log.h"
+#include "common/kernel/cgroup_fs.h"
+#include "common/remote/remote_task.h"
+#include "source-agent/migration.h"
+#include "source-agent/session.h"
+
+namespace godwit {
+namespace {
+
+RecoveryFacts find_facts(const JournalRecord& record) {
+  RecoveryFacts facts;
+  facts.agent_alive = is_alive(record.agent);
+  facts.process_alive = is_alive(record.process);
+  facts.group_exists = !record.cgroup_path.empty() && std::filesystem::exists(record.cgroup_path);
+  if (facts.group_exists) {
+    FreezerGroup group = FreezerGroup::adopt(record.cgroup_path);
+    facts.group_frozen = group.freeze_asked();
+    group.keep();
+  }
+  return facts;
+}
+
+void give_back_group(const RecoveryFacts& facts, const JournalRecord& record) {
+  if (facts.group_exists) FreezerGroup::adopt(record.cgroup_path).give_back();
+}
+
+// The task runs on here; the code that a killed agent left in it is taken out.
+void bring_back(const RecoveryFacts& facts, const JournalRecord& record) {
+  give_back_group(facts, record);
+  if (facts.process_alive) {
+    RemoteTask task = RemoteTask::attach(record.process.pid);
+    task.stop();
+    task.detach();
+  }
+  remove_source_network(record);
+}
+
+void end_source(const RecoveryFacts& facts, const JournalRecord& record) {
+  if (facts.process_alive) ::kill(record.process.pid, SIGKILL);
+  give_back_group(facts, record);
+  remove_source_network(record);
+}
+
+// False when it stays in doubt.
+bool ask_and_settle(const RecoveryFacts& facts, const JournalRecord& record,
+                    const std::function<void(const std::string&)>& progress) {
+  proto::Outcome outcome;
+  try {
+    outcome = ask_outcome(parse_host_port(record.peer), load_keys(record.keys_dir, "source"),
+                          record.migration_id);
+  } catch (const Error& error) {
+    progress(fmt::format("{}: pid {} stays frozen, {} can't be asked: {}", record.migration_id,
+                         record.process.pid, record.peer, error.what()));
+    return false;
+  }
+  if (outcome.kind() == proto::Outcome::RUNNING) {
+    progress(fmt::format("{}: pid {} stays frozen, {} has not decided yet", record.migration_id,
+                         record.process.pid, record.peer));
+    return false;
+  }
+  const bool moved = outcome.kind() == proto::Outcome::COMMITTED;
+  moved ? end_source(facts, record) : bring_back(facts, record);
+  progress(fmt::format("{}: pid {} {}", record.migration_id, record.process.pid,
+                       moved ? "has moved; its copy here was ended" : "runs on here"));
+  return true;
+}
+
+bool recover_one(const JournalRecord& record,
+                 const std::function<void(const std::string&)>& progress) {
+  const RecoveryFacts facts = find_facts(record);
+  const RecoveryStep step = decide_recovery(record, facts);
+  switch (step) {
+    case RecoveryStep::kLeaveAlone:
+      return true;
+    case RecoveryStep::kAsk:
+      return ask_and_settle(facts, record, progress);
+    case RecoveryStep::kEndSource:
+      end_source(facts, record);
+      break;
+    case RecoveryStep::kRollBack:
+      bring_back(facts, record);
+      break;
+    default:
+      give_back_group(facts, record);
+      remove_source_network(record);
+      break;
+  }
+  progress(fmt::format("{}: pid {}: {}", record.migration_id, record.process.pid, name_of(step)));
+  return true;
+}
+
+}  // namespace
+
+bool run_recover(const MigrateOptions& options,
+                 const std::function<void(const std::string&)>& progress) {
+  const JournalFolder folder(options.state_dir);
+  const JournalFolder::Contents contents = folder.load_all("source");
+  for (const std::string& broken : contents.broken) progress("cannot be read: " + broken);
+  bool settled = true;
+  for (const JournalRecord& record : contents.records) {
+    if (is_alive(record.agent)) continue;
+    if (recover_one(record, progress)) {
+      folder.remove(record);
+    } else {
+      settled = false;
+    }
+  }
+  return settled;
+}
+
+}  // namespace godwit

@@ -1,0 +1,105 @@
+// Back to a task that runs on this host, from wherever the migration had come; and what to do when it
+// is not known whether that is allowed.
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "source-agent/destination.h"
+#include "source-agent/migration.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::int64_t kAbortTimeoutNs = 1'000'000'000;
+constexpr std::int64_t kDoubtTimeoutNs = 60'000'000'000;
+constexpr std::int64_t kAskTimeoutNs = 10'000'000'000;
+constexpr int kAskAgainMs = 500;
+
+// One duty of the way back; the next is done whatever becomes of it.
+template <typename Duty>
+void attempt(const char* what, Duty duty) noexcept {
+  try {
+    duty();
+  } catch (const std::exception& error) {
+    log_error("rolling back: {}: {}", what, error.what());
+  }
+}
+
+void say_abort(Migration& migration) {
+  if (!migration.control || !migration.error || migration.peer_aborted) return;
+  proto::Abort abort;
+  abort.set_story(migration.error->what());
+  migration.control->send_body(abort, monotonic_ns() + kAbortTimeoutNs);
+}
+
+}  // namespace
+
+void roll_back(Migration& migration) noexcept {
+  // The task first: everything else can wait.
+  attempt("thawing", [&] {
+    if (migration.group) migration.group->thaw();
+  });
+  attempt("sockets", [&] {
+    if (!migration.network || !migration.capture) return;
+    FdTableCapture& fd_table = migration.capture->fd_table();
+    if (migration.final_message.final().snapshot().processes_size() > 0) {
+      migration.network->roll_back_streams(
+          fd_table.sockets(), migration.final_message.final().snapshot().processes(0).fd_table());
+    }
+    fd_table.give_back();
+  });
+  attempt("resuming the task", [&] {
+    if (migration.task) migration.task->detach();
+    migration.task.reset();
+  });
+  attempt("held packets", [&] {
+    if (migration.network) migration.network->remove();
+  });
+  attempt("telling the destination", [&] { say_abort(migration); });
+  attempt("tracking", [&] { migration.memory.reset(); });
+  attempt("page server", [&] { migration.pages.reset(); });
+  attempt("cgroup", [&] {
+    if (migration.group) migration.group->give_back();
+  });
+  attempt("journal", [&] {
+    if (!migration.record.cgroup_path.empty()) migration.journal.remove(migration.record);
+  });
+  migration.report.pid_destination = 0;
+  attempt("state", [&] { migration.machine.apply(Event::kCleanedUp); });
+}
+
+proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const std::string& id) {
+  Channel control = connect_control(peer, keys, id);
+  proto::OutcomeRequest request;
+  request.set_migration_id(id);
+  control.send_body(request, monotonic_ns() + kAskTimeoutNs);
+  return control.receive_body<proto::Outcome>(monotonic_ns() + kAskTimeoutNs);
+}
+
+void settle_doubt(Migration& migration) noexcept {
+  const std::int64_t deadline_ns = monotonic_ns() + kDoubtTimeoutNs;
+  while (monotonic_ns() < deadline_ns) {
+    try {
+      const proto::Outcome outcome =
+          ask_outcome(migration.options.to, migration.keys, migration.id);
+      if (outcome.kind() == proto::Outcome::COMMITTED) {
+        migration.report.pid_destination = outcome.host_pid();
+        migration.machine.apply(Event::kOutcomeCommitted);
+        return;
+      }
+      if (outcome.kind() == proto::Outcome::UNKNOWN) {
+        migration.machine.apply(Event::kOutcomeUnknown);
+        return;
+      }
+      migration.machine.apply(Event::kOutcomeOpen);
+    } catch (const Error& error) {
+      log_warning("in doubt: {}", error.what());
+    }
+    ::usleep(kAskAgainMs * 1000);
+  }
+  // The tree stays frozen; the journal tells `migrate recover` whom to ask.
+  attempt("journal", [&] { migration.write_journal(); });
+  migration.group->keep();
+}
+
+}  // namespace godwit

@@ -1,0 +1,23 @@
+// A whole migration, or a whole check, from the command line's values to the report.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "common/model/report.h"
+#include "source-agent/options.h"
+
+namespace godwit {
+
+// Throws nothing that the report can tell: its state says how it ended (exit_code_of()). `progress`
+// gets a line for the operator now and then.
+MigrationReport run_migration(const MigrateOptions& options,
+                              const std::function<void(const std::string&)>& progress);
+MigrationReport run_check(const MigrateOptions& options);
+
+// `migrate recover`: settles what agents that died left on this host. Prints what it does by
+// `progress`. Returns false when something stays in doubt.
+bool run_recover(const MigrateOptions& options,
+                 const std::function<void(const std::string&)>& progress);
+
+}  // namespace godwit

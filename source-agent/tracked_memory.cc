@@ -1,0 +1,88 @@
+#include "source-agent/tracked_memory.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/model/layout_diff.h"
+#include "common/model/page_areas.h"
+#include "common/tracking/write_protect_arm.h"
+
+namespace godwit {
+
+TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind) : task_(task), kind_(kind) {
+  const std::string directory = fmt::format("/proc/{}", task.host_pid());
+  pagemap_ = open_file(directory + "/pagemap", O_RDWR);
+  if (kind == TrackerKind::kSoftDirty) {
+    clear_refs_ = open_file(directory + "/clear_refs", O_WRONLY);
+    return;
+  }
+  SyscallBatch make;
+  const RowResult fd = make.add(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK}, "userfaultfd");
+  const auto number = task.run(make)[fd];
+  userfaultfd_ = task.copy_fd(static_cast<int>(number));
+  SyscallBatch close;
+  close.add(SYS_close, {number}, "userfaultfd");
+  task.run(close);
+  enable_write_protect_tracking(userfaultfd_.get());
+}
+
+bool TrackedMemory::update(const proto::Mappings& layout) {
+  const LayoutDiff diff = diff_layout(layout_, layout);
+  for (const LayoutSegment& segment : diff.map) {
+    log_debug("layout new={:x}-{:x}", segment.range.start, segment.range.end);
+  }
+  for (const PageRange& range : diff.unmap) {
+    log_debug("layout gone={:x}-{:x}", range.start, range.end);
+  }
+  for (const LayoutSegment& segment : diff.change) {
+    log_debug("layout changed={:x}-{:x} protection={}->{} flags={}->{}", segment.range.start,
+              segment.range.end, segment.have->protection(), segment.want->protection(),
+              segment.have->flags(), segment.want->flags());
+  }
+  std::vector<PageRange> added;
+  for (const LayoutSegment& segment : diff.map) added.push_back(segment.range);
+  arm(added);
+  // What was fresh and never scanned stays fresh where it still exists; page_areas() clips.
+  fresh_.insert(fresh_.end(), added.begin(), added.end());
+  std::sort(fresh_.begin(), fresh_.end(),
+            [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
+  const auto last = std::unique(fresh_.begin(), fresh_.end());
+  fresh_.erase(last, fresh_.end());
+  layout_ = layout;
+  areas_ = page_areas(layout_, fresh_);
+  return !diff.empty();
+}
+
+void TrackedMemory::mark_scanned() {
+  if (fresh_.empty()) return;
+  fresh_.clear();
+  areas_ = page_areas(layout_, fresh_);
+}
+
+void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
+  if (kind_ == TrackerKind::kSoftDirty || ranges.empty()) return;
+  // Shared file mappings and the vDSO are refused by the kernel, and nothing of them is sent.
+  for (const UnarmedRange& unarmed : arm_write_protect(userfaultfd_.get(), ranges)) {
+    log_debug("not tracked area={:x}-{:x} {}", unarmed.range.start, unarmed.range.end,
+              errno_text(unarmed.code));
+  }
+}
+
+void TrackedMemory::track_again(const std::vector<PageRange>& ranges) { arm(ranges); }
+
+bool TrackedMemory::same_address_space() const {
+  // The descriptor stays with the address space it was opened on; after an exec that one is gone and
+  // reads end at once.
+  for (const proto::PageArea& area : areas_) {
+    if (area.reserved()) continue;
+    char byte = 0;
+    return ::pread(task_.memory_fd(), &byte, 1, static_cast<off_t>(area.start())) != 0;
+  }
+  return true;
+}
+
+}  // namespace godwit

@@ -1,0 +1,57 @@
+// The memory of the process as the source's page server gets it: which areas there are, which of them
+// begin empty at the destination, and that every one of them is tracked.
+//
+// Write-protect tracking needs a userfaultfd of the task's address space: made inside the task by
+// injection, duplicated out, closed there. While this object lives its registration stands; a task
+// whose agent dies simply runs on untracked (the kernel drops the registration with the last
+// descriptor).
+#pragma once
+
+#include <vector>
+
+#include "common/base/unique_fd.h"
+#include "common/remote/remote_task.h"
+#include "common/tracking/tracker_probe.h"
+#include "proto/mappings.pb.h"
+#include "proto/page_service.pb.h"
+
+namespace godwit {
+
+class TrackedMemory {
+ public:
+  // The task must be stopped.
+  TrackedMemory(RemoteTask& task, TrackerKind kind);
+
+  // Takes a new layout: registers what is new, works out what must be sent whole. Returns true when
+  // the areas differ from the last ones. The task may run.
+  bool update(const proto::Mappings& layout);
+
+  // The areas as of the last update; fresh pieces are those not yet taken by a round.
+  std::vector<proto::PageArea> areas() const { return areas_; }
+  // A round has scanned them: nothing is fresh any more.
+  void mark_scanned();
+
+  // Areas that a scan found without tracking (mapped anew in the same place): registers them again.
+  void track_again(const std::vector<PageRange>& ranges);
+
+  // The address space of the task is the one that was tracked at first (no exec since).
+  bool same_address_space() const;
+
+  int pagemap_fd() const { return pagemap_.get(); }
+  int clear_refs_fd() const { return clear_refs_.get(); }
+  TrackerKind kind() const { return kind_; }
+
+ private:
+  void arm(const std::vector<PageRange>& ranges);
+
+  RemoteTask& task_;
+  TrackerKind kind_;
+  UniqueFd userfaultfd_;
+  UniqueFd pagemap_;
+  UniqueFd clear_refs_;  // soft-dirty only
+  proto::Mappings layout_;
+  std::vector<PageRange> fresh_;
+  std::vector<proto::PageArea> areas_;
+};
+
+}  // namespace godwit
