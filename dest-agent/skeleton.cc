@@ -37,6 +37,7 @@ const proto::Thread* find_thread(const proto::Process& process, pid_t tid) {
 
 Skeleton::Skeleton(Nursery& nursery, const proto::Process& want, int agent_pidfd)
     : task_((check_process(want), nursery.clone_skeleton(want.identity().pid()))),
+      host_pid_(task_.host_pid()),
       mappings_(task_, agent_pidfd),
       fd_table_(task_, agent_pidfd),
       processors_(online_processors()),

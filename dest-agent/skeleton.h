@@ -43,7 +43,7 @@ class Skeleton {
   // The source can no longer run: streams may speak again.
   void release_streams(PacketReplay& replay) { fd_table_.release(replay); }
 
-  pid_t host_pid() const { return task_.host_pid(); }
+  pid_t host_pid() const { return host_pid_; }
   RemoteTask& task() { return task_; }
   MappingsRestorer& mappings() { return mappings_; }
 
@@ -55,6 +55,7 @@ class Skeleton {
   Tracee& tracee_of(const proto::Thread& thread);
 
   RemoteTask task_;
+  pid_t host_pid_;  // also when the task has been let go of
   MappingsRestorer mappings_;
   FdTableRestorer fd_table_;
   std::vector<std::uint32_t> processors_;
