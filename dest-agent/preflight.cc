@@ -43,6 +43,11 @@ std::string choose_pids(const proto::Process& process, const std::string& wanted
   return "namespace";
 }
 
+// A file that is newer here than the source saw it a moment ago is the same one, on shared storage.
+std::int64_t modified_ns(const struct stat& file) {
+  return file.st_mtim.tv_sec * 1'000'000'000LL + file.st_mtim.tv_nsec;
+}
+
 void check_files(const proto::Process& process, Findings& findings) {
   for (const FileDifference& difference : compare_files(process.mappings())) {
     refuse(findings, difference.id, difference.path,
@@ -61,7 +66,8 @@ void check_files(const proto::Process& process, Findings& findings) {
       refuse(findings, "file-different", fmt::format("fd {}, {}", file.id(), regular.path()),
              "is another kind of file on the destination", "put the same file there");
     } else if (S_ISREG(here.st_mode) && (file.status_flags() & O_ACCMODE) == O_RDONLY &&
-               static_cast<std::uint64_t>(here.st_size) != regular.bytes()) {
+               static_cast<std::uint64_t>(here.st_size) != regular.bytes() &&
+               modified_ns(here) <= regular.modified_ns()) {
       refuse(findings, "file-different", fmt::format("fd {}, {}", file.id(), regular.path()),
              fmt::format("has {} bytes on the destination and {} on the source", here.st_size,
                          regular.bytes()),

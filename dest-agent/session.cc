@@ -73,14 +73,24 @@ class Events {
   int page_connections_;
 };
 
+// The page connection was made before the description was sent, but comes by way of the daemon.
+void await_pages(Incoming& incoming, int page_connections) {
+  constexpr int kPagesTimeoutMs = 5000;
+  pollfd wait{page_connections, POLLIN, 0};
+  if (incoming.page_link_fd() >= 0 || ::poll(&wait, 1, kPagesTimeoutMs) != 1) return;
+  incoming.start_pages(receive_fd(page_connections));
+}
+
 // Answers one message; false when the conversation is over.
-bool handle(Incoming& incoming, Channel& control, proto::Envelope& message) {
+bool handle(Incoming& incoming, Channel& control, int page_connections,
+            proto::Envelope& message) {
   control.check_not_aborted(message);
   switch (message.body_case()) {
     case proto::Envelope::kPreflightRequest:
       incoming.preflight(message.preflight_request());
       return true;
     case proto::Envelope::kDescribe:
+      await_pages(incoming, page_connections);
       incoming.describe(message.describe().snapshot());
       return true;
     case proto::Envelope::kFinal:
@@ -112,7 +122,7 @@ void converse(Incoming& incoming, Channel& control, int page_connections) {
       if (incoming.ended_by_peer()) return;
       throw Error("the source closed the connection", ECONNRESET);
     }
-    if (!handle(incoming, control, *message)) return;
+    if (!handle(incoming, control, events.page_connections(), *message)) return;
   }
 }
 

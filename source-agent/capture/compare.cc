@@ -41,7 +41,7 @@ std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> lines;
   std::istringstream stream(text);
   for (std::string line; std::getline(stream, line);) {
-    if (!line.empty()) lines.push_back(line);
+    if (!line.empty() && !line.starts_with("ignored: ")) lines.push_back(line);
   }
   return lines;
 }
