@@ -13,6 +13,7 @@
 #include "common/base/scope_exit.h"
 #include "common/kernel/fd_limit.h"
 #include "common/kernel/kcmp.h"
+#include "common/kernel/tcp_repair.h"
 #include "source-agent/capture/epolls.h"
 #include "source-agent/capture/eventfds.h"
 #include "source-agent/capture/fd_owner.h"
@@ -275,7 +276,8 @@ void FdTableCapture::describe_socket(FdFacts& facts, FdDepth depth, Files& files
   if (type.is_tcp()) {
     auto* socket = out.mutable_tcp_socket();
     *socket = capture_tcp_socket(facts.copy.get());
-    if (depth == FdDepth::kFinal) capture_tcp_stream(facts.copy.get(), *socket);
+    const bool listens = static_cast<TcpState>(socket->state()) == TcpState::kListen;
+    if (depth == FdDepth::kFinal && !listens) capture_tcp_stream(facts.copy.get(), *socket);
   } else if (type.is_udp()) {
     auto* socket = out.mutable_udp_socket();
     *socket = capture_udp_socket(facts.copy.get());
