@@ -28,13 +28,13 @@ TimeOffsets measure_clocks(Channel& control) {
     const auto reading = control.receive_body<proto::ClockReading>(asked + kAnswerTimeoutNs);
     const std::int64_t answered = monotonic_ns();
     const std::int64_t answered_boottime = clock_ns(CLOCK_BOOTTIME);
-    if (reading.number() != number) fail("clock reading {} instead of {}", reading.number(), number);
+    if (reading.number() != number)
+      fail("clock reading {} instead of {}", reading.number(), number);
     const std::int64_t round_trip_ns = answered - asked;
     if (round_trip_ns >= best_round_trip_ns) continue;
     best_round_trip_ns = round_trip_ns;
     // The source read its clock at some time within the round trip; the latest it can show now is:
-    best.monotonic_ns =
-        reading.monotonic_ns() + round_trip_ns - (answered - own.monotonic_ns);
+    best.monotonic_ns = reading.monotonic_ns() + round_trip_ns - (answered - own.monotonic_ns);
     best.boottime_ns =
         reading.boottime_ns() + round_trip_ns - (answered_boottime - own.boottime_ns);
   }

@@ -6,9 +6,9 @@
 
 namespace godwit {
 
-// Asks the source for the clocks as its task sees them, several times, and takes the quickest answer.
-// The offsets never make a clock go back: what is not known (at most one round trip) makes it jump
-// forward. Throws Error.
+// Asks the source for the clocks as its task sees them, several times, and takes the quickest
+// answer. The offsets never make a clock go back: what is not known (at most one round trip) makes
+// it jump forward. Throws Error.
 TimeOffsets measure_clocks(Channel& control);
 
 }  // namespace godwit

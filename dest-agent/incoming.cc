@@ -90,6 +90,7 @@ Incoming::~Incoming() {
     group_.reset();  // ends what is in it while it is frozen; never thaws it
     if (!record_.cgroup_path.empty()) journal_.remove(record_);
   } catch (const std::exception& error) {
+    // The journal stays: the daemon recovers from it when this session has ended.
     log_error("migration={} removing what was built: {}", hello_.migration_id(), error.what());
   }
 }
@@ -133,9 +134,9 @@ void Incoming::describe(const proto::Snapshot& snapshot) {
   if (!skeleton_) {
     build(process);
   } else {
+    network_.hold(process.fd_table());
     skeleton_->reconcile(process);
   }
-  network_.build(process.fd_table());
   publish_areas(snapshot.generation());
   proto::Reconciled answer;
   answer.set_generation(snapshot.generation());
@@ -150,12 +151,12 @@ void Incoming::build(const proto::Process& process) {
   nursery.time_offsets = measure_clocks(control_);
   nursery.agent_pidfd = choose_agent_pidfd(process);
   nursery.program = init_program();
-  group_.emplace(FreezerGroup::create(hello_.migration_id()));
-  record_.cgroup_path = group_->path();
+  // Before there is anything that somebody else would have to remove.
+  record_.cgroup_path = FreezerGroup::path_of_new(hello_.migration_id());
   write_journal(State::kBuilding);
-  network_.prepare(process.fd_table());
+  group_.emplace(FreezerGroup::create(hello_.migration_id()));
+  network_.hold(process.fd_table());
   record_.nft_table = network_.table();
-  record_.addresses = network_.added_addresses();
   nursery_.emplace(nursery);
   skeleton_.emplace(*nursery_, process, nursery.agent_pidfd);
   // A killed session takes the skeleton along by ptrace as long as it may; the nursery must not.
@@ -215,10 +216,22 @@ void Incoming::mark_phase(const char* name) {
   phase_began_ns_ = now;
 }
 
+void Incoming::brace(const proto::Brace& brace) {
+  for (const proto::MovedAddress& address : brace.addresses()) {
+    if (const auto known = IpAddress::from_bytes(address.address())) {
+      record_.addresses.push_back(known->text());
+    }
+  }
+  if (!record_.addresses.empty()) write_journal(State::kBuilding);
+  network_.brace(brace);
+  control_.send_body(proto::Braced{});
+}
+
 void Incoming::cut_over(const proto::Final& final) {
   phase_began_ns_ = monotonic_ns();
-  if (!skeleton_) fail("Final came before any description");
+  if (!skeleton_ || prepared_) fail("Final came at the wrong time");
   const proto::Process& process = only_process(final.snapshot());
+  network_.hold(process.fd_table());
   skeleton_->cut_over(process);
   // Pages of a later layout wait in the page server until it knows of it.
   if (final.snapshot().generation() != areas_generation_) {
@@ -237,7 +250,9 @@ void Incoming::cut_over(const proto::Final& final) {
   proto::Prepared prepared;
   prepared.set_host_pid(skeleton_->host_pid());
   for (const proto::Phase& phase : phases_) *prepared.add_phases() = phase;
+  prepared_ = true;
   control_.send_body(prepared);
+  network_.let_out();
   phases_.clear();
 }
 
@@ -247,10 +262,20 @@ void Incoming::verify(const proto::Process& expected) {
   mark_phase("dest_verify");
 }
 
+template <typename Duty>
+void Incoming::attempt(const char* what, Duty duty) noexcept {
+  try {
+    duty();
+  } catch (const std::exception& error) {
+    log_error("migration={} {}: {}", hello_.migration_id(), what, error.what());
+  }
+}
+
 void Incoming::commit() {
+  if (!prepared_ || committed_) fail("Commit came at the wrong time");
   phase_began_ns_ = monotonic_ns();
-  skeleton_->release_streams(network_.replay());
   network_.announce();
+  skeleton_->release_streams(network_.replay());
   group_->thaw();  // the commit point
   committed_ = true;
   nursery_->outlive();
@@ -259,9 +284,16 @@ void Incoming::commit() {
   answer.set_host_pid(skeleton_->host_pid());
   for (const proto::Phase& phase : phases_) *answer.add_phases() = phase;
   control_.send_body(answer);
-  network_.replay_waiting();
-  network_.keep_addresses();
-  write_journal(State::kCommitted);
+  make_lasting();
+}
+
+void Incoming::make_lasting() {
+  if (lasting_) return;
+  lasting_ = true;
+  attempt("delivering held packets", [&] { network_.deliver(); });
+  attempt("keeping the addresses", [&] { network_.keep_addresses(); });
+  record_.addresses.clear();  // this host's own now: no recovery takes them away
+  attempt("journal", [&] { write_journal(State::kCommitted); });
 }
 
 void Incoming::replay(const proto::HeldPackets& packets) {
@@ -269,6 +301,7 @@ void Incoming::replay(const proto::HeldPackets& packets) {
 }
 
 void Incoming::finish() {
+  if (!committed_) fail("Finish came before Commit");
   finish_alone();
   proto::Finished finished;
   for (std::string& difference : differences_) *finished.add_differences() = std::move(difference);
@@ -277,9 +310,9 @@ void Incoming::finish() {
 }
 
 void Incoming::finish_alone() {
-  network_.replay_waiting();
-  network_.settle();
-  group_->give_back();
+  make_lasting();
+  attempt("late packets", [&] { network_.settle(); });
+  attempt("control group", [&] { group_->give_back(); });
   pages_.reset();
 }
 

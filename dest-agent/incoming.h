@@ -36,6 +36,7 @@ class Incoming {
   // Builds the skeleton, or reconciles it.
   void describe(const proto::Snapshot& snapshot);
   void on_page_report();
+  void brace(const proto::Brace& brace);
   // The blackout's half here: everything up to Prepared.
   void cut_over(const proto::Final& final);
   void commit();
@@ -58,13 +59,20 @@ class Incoming {
   void verify(const proto::Process& expected);
   void write_journal(State state);
   void mark_phase(const char* name);
+  // What must be done once the process runs, whether or not the source still hears it. Idempotent.
+  void make_lasting();
+  // One duty of many: what fails is logged.
+  template <typename Duty>
+  void attempt(const char* what, Duty duty) noexcept;
 
   const DestOptions& options_;
   const KeyFolder& keys_;
   Channel& control_;
   proto::Hello hello_;
   bool check_only_ = false;
+  bool prepared_ = false;
   bool committed_ = false;
+  bool lasting_ = false;
   std::string pids_ = "namespace";
   std::string page_token_;
   JournalFolder journal_;

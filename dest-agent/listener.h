@@ -1,5 +1,5 @@
-// The daemon: accepts connections, forks one session process per migration, hands page connections to
-// the session that they belong to, and cleans up after sessions that died.
+// The daemon: accepts connections, forks one session process per migration, hands page connections
+// to the session that they belong to, and cleans up after sessions that died.
 //
 //   main (this, single threaded, parses 32 plaintext bytes of each connection and no more)
 //    +- session of migration A  -- page-server of A

@@ -1,6 +1,6 @@
 #include "dest-agent/network.h"
 
-#include <set>
+#include <optional>
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
@@ -30,7 +30,8 @@ EndpointSet endpoints_of(const proto::FdTable& fd_table) {
 }  // namespace
 
 struct DestNetwork::State {
-  State(std::string migration_id, bool moves) : id(std::move(migration_id)), moves_addresses(moves), incoming(id) {}
+  State(std::string migration_id, bool moves)
+      : id(std::move(migration_id)), moves_addresses(moves), incoming(id) {}
 
   std::string id;
   bool moves_addresses;
@@ -38,9 +39,12 @@ struct DestNetwork::State {
   IncomingAddresses incoming;
   std::vector<proto::MovedAddress> moved;
   std::int64_t prolonged_ns = 0;
-  // Only with addresses that are here already: nobody sends here for the others.
+  // Packets can come before the announcement, from programs of this host, and between announcement
+  // and release from anybody. Taking the hold away is not in the blackout: deliver().
   std::optional<PacketHold> hold;
-  std::vector<std::string> waiting;
+  std::vector<std::string> waiting;  // what the source held
+
+  void replay_waiting();
 };
 
 DestNetwork::DestNetwork(const std::string& migration_id, const std::string& addresses)
@@ -62,23 +66,25 @@ void DestNetwork::preflight(const proto::PreflightRequest& request, Findings& fi
              "use --addresses keep, or take it off the destination");
     }
     if (state_->moves_addresses && !here && !home_interface(address, "")) {
-      refuse(findings, "address-no-link", address.text(),
-             "is on none of the destination's links", "choose a destination on the same network");
+      refuse(findings, "address-no-link", address.text(), "is on none of the destination's links",
+             "choose a destination on the same network");
     }
   }
-  state_->moved.assign(request.addresses().begin(), request.addresses().end());
 }
 
-void DestNetwork::prepare(const proto::FdTable& fd_table) {
+void DestNetwork::hold(const proto::FdTable& fd_table) {
   const EndpointSet endpoints = endpoints_of(fd_table);
-  if (!state_->moved.empty()) {
-    state_->incoming.add_silently(state_->moved, kLifetimeSeconds);
-    state_->prolonged_ns = monotonic_ns();
-  }
-  if (state_->moves_addresses || endpoints.empty()) return;
+  if (state_->hold) return state_->hold->update(endpoints);
+  if (endpoints.empty()) return;
   state_->hold.emplace(state_->id);
   state_->hold->prepare(endpoints);
   state_->hold->activate(endpoints);
+}
+
+void DestNetwork::brace(const proto::Brace& brace) {
+  state_->moved.assign(brace.addresses().begin(), brace.addresses().end());
+  state_->incoming.add_silently(state_->moved, kLifetimeSeconds);
+  state_->prolonged_ns = monotonic_ns();
 }
 
 void DestNetwork::prolong() {
@@ -87,53 +93,47 @@ void DestNetwork::prolong() {
   state_->prolonged_ns = monotonic_ns();
 }
 
-void DestNetwork::build(const proto::FdTable& fd_table) {
-  if (state_->hold) state_->hold->update(endpoints_of(fd_table));
-}
-
 PacketReplay& DestNetwork::replay() { return state_->replay; }
 
-void DestNetwork::announce() {
-  if (state_->hold) state_->hold->deactivate(state_->replay);
-  state_->incoming.announce();
+void DestNetwork::let_out() {
+  if (state_->hold) state_->hold->let_out();
 }
 
-void DestNetwork::keep_addresses() {
-  state_->incoming.keep();
+void DestNetwork::announce() { state_->incoming.announce(); }
+
+void DestNetwork::take_held(const proto::HeldPackets& packets, bool committed) {
+  state_->waiting.insert(state_->waiting.end(), packets.packets().begin(), packets.packets().end());
+  if (committed) state_->replay_waiting();
+}
+
+void DestNetwork::State::replay_waiting() {
+  const std::size_t count = replay.inject_all(waiting);
+  if (count != waiting.size()) {
+    log_warning("migration={} {} of {} held packets could not be delivered", id,
+                waiting.size() - count, waiting.size());
+  }
+  waiting.clear();
+}
+
+void DestNetwork::deliver() {
+  state_->replay_waiting();
+  if (!state_->hold) return;
+  state_->hold->deactivate(state_->replay);
+  state_->hold.reset();
+}
+
+void DestNetwork::keep_addresses() { state_->incoming.keep(); }
+
+void DestNetwork::settle() {
+  state_->replay_waiting();
   // Once more, for those that heard the source in between.
   state_->incoming.announce();
 }
 
-void DestNetwork::take_held(const proto::HeldPackets& packets, bool committed) {
-  state_->waiting.insert(state_->waiting.end(), packets.packets().begin(),
-                         packets.packets().end());
-  if (committed) replay_waiting();
-}
-
-void DestNetwork::replay_waiting() {
-  const std::size_t count = state_->replay.inject_all(state_->waiting);
-  if (count != state_->waiting.size()) {
-    log_warning("migration={} {} of {} held packets could not be delivered", state_->id,
-                state_->waiting.size() - count, state_->waiting.size());
-  }
-  state_->waiting.clear();
-}
-
-void DestNetwork::settle() { state_->hold.reset(); }
-
 void DestNetwork::remove() {
-  state_->hold.reset();
+  // In this order: an address without a hold, on sockets that are gone, is answered by a reset.
   state_->incoming.withdraw();
-}
-
-std::vector<std::string> DestNetwork::added_addresses() const {
-  std::vector<std::string> texts;
-  for (const proto::MovedAddress& moved : state_->moved) {
-    if (const auto address = IpAddress::from_bytes(moved.address())) {
-      texts.push_back(address->text());
-    }
-  }
-  return texts;
+  state_->hold.reset();
 }
 
 std::string DestNetwork::table() const { return state_->hold ? "godwit_" + state_->id : ""; }

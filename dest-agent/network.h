@@ -23,20 +23,27 @@ class DestNetwork {
   DestNetwork& operator=(const DestNetwork&) = delete;
 
   void preflight(const proto::PreflightRequest& request, Findings& findings);
-  // Addresses that have to come along are added here without anybody hearing of it. With addresses
-  // that are here already, packets for the sockets are held from now on.
-  void prepare(const proto::FdTable& fd_table);
-  // The sockets of a later description.
-  void build(const proto::FdTable& fd_table);
+  // Packets for the sockets are held from their first description on, whether the addresses are here
+  // already or come later: a socket that stands would answer them, and no socket a reset.
+  void hold(const proto::FdTable& fd_table);
+  // The blackout is about to begin: addresses that come along are added here without anybody on the
+  // link hearing of it.
+  void brace(const proto::Brace& brace);
 
   // While pages travel: the kernel drops added addresses by itself when nobody prolongs them.
   void prolong();
-  // At the switch: neighbours learn where the addresses are now.
+  // Prepared: what the sockets send goes out from now on. They send nothing before they are
+  // released, so this is done while the source decides and not in the switch.
+  void let_out();
+  // At the switch, before the sockets are released, whose first packets are answered to where the
+  // neighbours think the address is: they learn that it is here.
   void announce();
   // Packets that the source held. Before the commit they wait.
   void take_held(const proto::HeldPackets& packets, bool committed);
   PacketReplay& replay();
-  void replay_waiting();
+  // The process runs: what waits is delivered, what the source held first, and nothing is held here
+  // any more.
+  void deliver();
   // After the switch: the addresses stay.
   void keep_addresses();
   // Nothing of the migration is left but the addresses.
@@ -45,7 +52,6 @@ class DestNetwork {
   void remove();
 
   // For the journal.
-  std::vector<std::string> added_addresses() const;
   std::string table() const;
 
  private:

@@ -1,8 +1,9 @@
 // The nursery: a running godwit-init from which the skeleton is cloned.
 //
-// It is made in the namespaces that the restored process will live in: always a time namespace of its
-// own (so that CLOCK_MONOTONIC and CLOCK_BOOTTIME go on), and a pid and mount namespace with the right
-// /proc when the process id is taken on this host. Until let_live() it dies with the agent.
+// It is made in the namespaces that the restored process will live in: always a time namespace of
+// its own (so that CLOCK_MONOTONIC and CLOCK_BOOTTIME go on), and a pid and mount namespace with
+// the right /proc when the process id is taken on this host. Until let_live() it dies with the
+// agent.
 #pragma once
 
 #include <sys/types.h>
@@ -36,8 +37,8 @@ class Nursery {
   // A stopped process with this id (in the nursery's pid namespace), a copy of the nursery.
   RemoteTask clone_skeleton(pid_t pid);
 
-  // The skeleton has been made: with a pid namespace of its own the nursery stays as its init and ends
-  // with it, otherwise it goes now.
+  // The skeleton has been made: with a pid namespace of its own the nursery stays as its init and
+  // ends with it, otherwise it goes now.
   void let_live();
   // Committed: the tree lives on after this object.
   void outlive();

@@ -33,8 +33,7 @@ std::string choose_pids(const proto::Process& process, const std::string& wanted
                         Findings& findings) {
   if (wanted == "namespace") return wanted;
   const std::vector<pid_t> ids = ids_of(process);
-  const auto taken =
-      std::find_if(ids.begin(), ids.end(), [](pid_t id) { return !id_is_free(id); });
+  const auto taken = std::find_if(ids.begin(), ids.end(), [](pid_t id) { return !id_is_free(id); });
   if (taken == ids.end()) return "same";
   if (wanted == "same") {
     refuse(findings, "pid-taken", fmt::format("pid {}", *taken), "is taken on the destination",

@@ -9,8 +9,8 @@
 
 namespace godwit {
 
-// Files, ids, memory, namespaces, limits. `pids` and `addresses` as in Hello. Adds findings; returns
-// what `auto` comes to: "same" or "namespace".
+// Files, ids, memory, namespaces, limits. `pids` and `addresses` as in Hello. Adds findings;
+// returns what `auto` comes to: "same" or "namespace".
 std::string preflight_destination(const proto::PreflightRequest& request, const proto::Hello& hello,
                                   Findings& findings);
 

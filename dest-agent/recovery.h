@@ -1,7 +1,8 @@
 // Cleaning up after sessions that died, and answering a source that has lost the answer.
 //
 // What is believed is the kernel: a restored process that outlives its session was let go of, which
-// happens only when it sits in a frozen group; it has been released exactly when that group is thawed.
+// happens only when it sits in a frozen group; it has been released exactly when that group is
+// thawed.
 #pragma once
 
 #include <string>

@@ -33,7 +33,8 @@ void say_abort(Channel& control, const Error& error) noexcept {
   }
 }
 
-void serve_outcome(const DestOptions& options, Channel& control, const proto::OutcomeRequest& asked) {
+void serve_outcome(const DestOptions& options, Channel& control,
+                   const proto::OutcomeRequest& asked) {
   control.send_body(settle_outcome(options.state_dir, asked.migration_id()),
                     monotonic_ns() + kHandshakeTimeoutNs);
 }
@@ -82,8 +83,7 @@ void await_pages(Incoming& incoming, int page_connections) {
 }
 
 // Answers one message; false when the conversation is over.
-bool handle(Incoming& incoming, Channel& control, int page_connections,
-            proto::Envelope& message) {
+bool handle(Incoming& incoming, Channel& control, int page_connections, proto::Envelope& message) {
   control.check_not_aborted(message);
   switch (message.body_case()) {
     case proto::Envelope::kPreflightRequest:
@@ -92,6 +92,9 @@ bool handle(Incoming& incoming, Channel& control, int page_connections,
     case proto::Envelope::kDescribe:
       await_pages(incoming, page_connections);
       incoming.describe(message.describe().snapshot());
+      return true;
+    case proto::Envelope::kBrace:
+      incoming.brace(message.brace());
       return true;
     case proto::Envelope::kFinal:
       incoming.cut_over(message.final());

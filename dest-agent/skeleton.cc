@@ -62,7 +62,8 @@ void Skeleton::begin() {
 
 void Skeleton::reconcile(const proto::Process& want) {
   check_process(want);
-  if (want.identity().pid() != have_.identity().pid()) fail("the description is of another process");
+  if (want.identity().pid() != have_.identity().pid())
+    fail("the description is of another process");
   mappings_.set_agent_pidfd(fd_table_.agent_pidfd());
   in_context([&] { mappings_.reconcile(want.mappings()); }, "changing the address space");
   reconcile_threads(want);
@@ -74,7 +75,8 @@ void Skeleton::reconcile(const proto::Process& want) {
 void Skeleton::cut_over(const proto::Process& want) {
   cut_over_began_ns_ = monotonic_ns();
   check_process(want);
-  if (want.identity().pid() != have_.identity().pid()) fail("the description is of another process");
+  if (want.identity().pid() != have_.identity().pid())
+    fail("the description is of another process");
   mappings_.set_agent_pidfd(fd_table_.agent_pidfd());
   in_context([&] { mappings_.reconcile(want.mappings()); }, "changing the address space");
   reconcile_threads(want);

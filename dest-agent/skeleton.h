@@ -7,7 +7,8 @@
 //   constructor address space, vDSO, threads, descriptors, actions
 //   reconcile   the same, differences only
 //   cut_over    the same, plus what has no meaning earlier: streams, offsets, counts
-//   complete    every page is in place: userfaultfd gone, limits, credentials, rseq, pending signals,
+//   complete    every page is in place: userfaultfd gone, limits, credentials, rseq, pending
+//   signals,
 //               timers, registers
 //   release     detached; it runs when its frozen group is thawed
 #pragma once
@@ -26,8 +27,8 @@ namespace godwit {
 
 class Skeleton {
  public:
-  // Makes the process with the id that `want` says and builds it. `agent_pidfd`: the descriptor under
-  // which the nursery's children find a pidfd of this process.
+  // Makes the process with the id that `want` says and builds it. `agent_pidfd`: the descriptor
+  // under which the nursery's children find a pidfd of this process.
   Skeleton(Nursery& nursery, const proto::Process& want, int agent_pidfd);
 
   // Applies a later description.
@@ -60,7 +61,7 @@ class Skeleton {
   FdTableRestorer fd_table_;
   std::vector<std::uint32_t> processors_;
   CapabilitiesHere capabilities_;
-  proto::Process have_;  // what was last applied
+  proto::Process have_;               // what was last applied
   std::map<pid_t, pid_t> host_tids_;  // by the thread's own number
   std::int64_t cut_over_began_ns_ = 0;
 };

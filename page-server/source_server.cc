@@ -48,12 +48,9 @@ void set_background(bool background) {
   sched_setscheduler(0, background ? SCHED_BATCH : SCHED_OTHER, &parameters);
 }
 
-PageRange range_in_area(const Space& space, const proto::PageSpan& span) {
+PageRange range_of(const proto::PageSpan& span) {
   const auto range = PageRange::make(span.start(), span.end());
   if (!range) fail("range {:x}-{:x} is not whole pages", span.start(), span.end());
-  if (find_area(space.areas, range->start) == nullptr) {
-    fail("range {:x}-{:x} begins in no area", span.start(), span.end());
-  }
   return *range;
 }
 
@@ -164,10 +161,10 @@ ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
   const ScanMode mode = order.final() ? ScanMode::kFinal : ScanMode::kRunning;
   if (!space.areas.empty()) require_alive(space.memory.get(), space.areas.front().range.start);
   space.tracker->scan(space.areas, mode, space.sent, findings);
-  for (const proto::PageSpan& span : order.extra()) findings.data.set(range_in_area(space, span));
+  for (const proto::PageSpan& span : order.extra()) findings.data.set(range_of(span));
   for (const proto::PageSpan& span : order.existing()) {
     PageBitmap absent;
-    space.tracker->find_absent(range_in_area(space, span), absent);
+    space.tracker->find_absent(range_of(span), absent);
     space.sent.for_each_run([&](const PageRange& run) { absent.clear(run); });
     absent.for_each_run([&](const PageRange& run) { findings.data.set(run); });
   }

@@ -36,8 +36,9 @@ void start_page_server(Migration& migration) {
 TrackerKind choose_tracker() {
   const auto kind = probe_tracker();
   if (kind) return *kind;
-  throw Refused("no-tracker", "this kernel can't tell which pages a task writes",
-                "boot a kernel with userfaultfd write-protect (6.7 or later) or CONFIG_MEM_SOFT_DIRTY");
+  throw Refused(
+      "no-tracker", "this kernel can't tell which pages a task writes",
+      "boot a kernel with userfaultfd write-protect (6.7 or later) or CONFIG_MEM_SOFT_DIRTY");
 }
 
 }  // namespace
@@ -46,9 +47,10 @@ void build(Migration& migration) {
   const pid_t pid = migration.options.pid;
   const TrackerKind kind = choose_tracker();
   migration.report.tracker = tracker_name(kind);
-  migration.group.emplace(FreezerGroup::around(pid, migration.id));
-  migration.record.cgroup_path = migration.group->path();
+  // Before there is anything that somebody else would have to remove.
+  migration.record.cgroup_path = FreezerGroup::path_around(pid, migration.id);
   migration.write_journal();
+  migration.group.emplace(FreezerGroup::around(pid, migration.id));
 
   migration.task.emplace(RemoteTask::attach(pid));
   const std::int64_t stopped_ns = monotonic_ns();
@@ -67,8 +69,8 @@ void build(Migration& migration) {
   start_page_server(migration);
   publish_areas(migration);
   migration.control->send_body(describe);
-  const proto::Envelope answer = await_envelope(migration, proto::Envelope::kReconciled,
-                                                monotonic_ns() + kBuildTimeoutNs);
+  const proto::Envelope answer =
+      await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kBuildTimeoutNs);
   migration.report.pid_destination = answer.reconciled().host_pid();
   migration.machine.apply(Event::kSkeletonReady);
 }

@@ -1,6 +1,5 @@
 // After the commit: the source's copy goes, packets that still come here are forwarded for a while,
 // and nothing of the migration is left.
-#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,15 +14,26 @@ namespace {
 constexpr int kEndTimeoutMs = 10'000;
 constexpr std::int64_t kFinishTimeoutNs = 30'000'000'000;
 
+// Its threads are ours to reap, and packets come in meanwhile.
+bool await_end(Migration& migration, int process) {
+  constexpr int kTurnMs = 5;
+  for (int turn = 0; turn < kEndTimeoutMs / kTurnMs; ++turn) {
+    if (migration.task->reap_killed()) return true;
+    if (migration.network->forward_until(*migration.control, process, kTurnMs)) {
+      migration.task->reap_killed();
+      return true;
+    }
+  }
+  return false;
+}
+
 // The sockets' duplicates are in repair mode: the last one to be closed says nothing on the wire.
 void end_source_copy(Migration& migration) {
-  const UniqueFd process(
-      static_cast<int>(::syscall(SYS_pidfd_open, migration.options.pid, 0)));
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, migration.options.pid, 0)));
   if (process.valid() && is_alive(migration.record.process)) {
     ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
     migration.group->thaw();
-    pollfd wait{process.get(), POLLIN, 0};
-    if (::poll(&wait, 1, kEndTimeoutMs) != 1) {
+    if (!await_end(migration, process.get())) {
       log_warning("pid {} has not ended {} s after SIGKILL", migration.options.pid,
                   kEndTimeoutMs / 1000);
     }
@@ -51,8 +61,8 @@ void report_last_round(Migration& migration) {
 void say_finish(Migration& migration) {
   try {
     migration.control->send_body(proto::Finish{}, monotonic_ns() + kFinishTimeoutNs);
-    const auto finished = await_envelope(migration, proto::Envelope::kFinished,
-                                         monotonic_ns() + kFinishTimeoutNs);
+    const auto finished =
+        await_envelope(migration, proto::Envelope::kFinished, monotonic_ns() + kFinishTimeoutNs);
     migration.report.verified = migration.options.verify;
     migration.report.verify_differences.assign(finished.finished().differences().begin(),
                                                finished.finished().differences().end());
@@ -65,7 +75,7 @@ void say_finish(Migration& migration) {
 
 void complete(Migration& migration) {
   try {
-    migration.network->after_commit();
+    migration.network->after_commit(*migration.control);
     report_last_round(migration);
     end_source_copy(migration);
     migration.network->forward_stragglers(*migration.control);

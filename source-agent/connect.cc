@@ -75,10 +75,10 @@ void preflight_there(Migration& migration) {
   process = migration.capture->describe_outside();
   request.set_resident_bytes(migration.report.resident_bytes);
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
-  migration.network->preflight(process.fd_table(), request, findings);
+  migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
   migration.control->send_body(request);
-  const auto answer = migration.control->receive_body<proto::PreflightAnswer>(monotonic_ns() +
-                                                                              kAnswerTimeoutNs);
+  const auto answer =
+      migration.control->receive_body<proto::PreflightAnswer>(monotonic_ns() + kAnswerTimeoutNs);
   findings.insert(findings.end(), answer.findings().begin(), answer.findings().end());
   migration.report.pids = answer.pids();
 }

@@ -19,8 +19,8 @@ Prediction Convergence::after_round(const RoundReport& round) {
   const std::uint64_t pages = round.pages + round.zero_pages;
   if (round.ns > 0) {
     bandwidth_bytes_per_s_ = std::max(
-        bandwidth_bytes_per_s_,
-        static_cast<std::uint64_t>(static_cast<double>(round.bytes) * 1e9 / static_cast<double>(round.ns)));
+        bandwidth_bytes_per_s_, static_cast<std::uint64_t>(static_cast<double>(round.bytes) * 1e9 /
+                                                           static_cast<double>(round.ns)));
   }
   Prediction out;
   if (rounds_.empty()) {
@@ -37,10 +37,12 @@ Prediction Convergence::after_round(const RoundReport& round) {
   const double rest_bytes = static_cast<double>(out.rest_pages * kPageSize);
   const double bandwidth = static_cast<double>(std::max<std::uint64_t>(bandwidth_bytes_per_s_, 1));
   out.downtime_ns = limits_.fixed_cost_ns + static_cast<std::int64_t>(rest_bytes * 1e9 / bandwidth);
-  const bool fits = out.downtime_ns <= limits_.downtime_ns_max || out.rest_pages <= kNegligiblePages;
+  const bool fits =
+      out.downtime_ns <= limits_.downtime_ns_max || out.rest_pages <= kNegligiblePages;
   const bool is_first_resend = rounds_.size() == 1;
-  const bool shrinks = !is_first_resend && static_cast<double>(pages) <
-                                               kWorthwhileShrink * static_cast<double>(pages_before);
+  const bool shrinks =
+      !is_first_resend &&
+      static_cast<double>(pages) < kWorthwhileShrink * static_cast<double>(pages_before);
   const bool last_round = static_cast<int>(rounds_.size()) + 1 >= limits_.rounds_max;
   rounds_.push_back(round);
   if (fits && (out.rest_pages <= kNegligiblePages || last_round || !(shrinks || is_first_resend))) {
@@ -48,8 +50,9 @@ Prediction Convergence::after_round(const RoundReport& round) {
     out.reason = "the rest fits into the wanted downtime";
   } else if (last_round) {
     out.decision = PrecopyDecision::kGiveUp;
-    out.reason = fmt::format("after {} rounds {} pages are still dirtied a round, {:.1f} ms to send",
-                             rounds_.size(), out.rest_pages, to_ms(out.downtime_ns));
+    out.reason =
+        fmt::format("after {} rounds {} pages are still dirtied a round, {:.1f} ms to send",
+                    rounds_.size(), out.rest_pages, to_ms(out.downtime_ns));
   } else {
     out.reason = fits ? "another round makes the rest smaller" : "the rest does not fit yet";
   }

@@ -1,9 +1,9 @@
 // When to stop pre-copying.
 //
-// After every round the rest is predicted: what the task dirties while the round is on its way, at the
-// rate measured in that round. The switch comes when the rest, sent at the measured bandwidth, fits
-// into the wanted downtime beside the fixed cost, and another round would not make it much smaller.
-// A dirty set that never fits is told, not forced: the operator chooses.
+// After every round the rest is predicted: what the task dirties while the round is on its way, at
+// the rate measured in that round. The switch comes when the rest, sent at the measured bandwidth,
+// fits into the wanted downtime beside the fixed cost, and another round would not make it much
+// smaller. A dirty set that never fits is told, not forced: the operator chooses.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // The blackout: from the first thread stopped here to the last one released there.
 //
 // What stands between the two readings of `began_ns` and `ended_ns` is on every client's clock.
-// Everything that can be done before (watches, rules, duplicates, flags) is in get_ready(), everything
-// that can be done after is in complete().
+// Everything that can be done before (watches, rules, duplicates, flags) is in get_ready(),
+// everything that can be done after is in complete().
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
@@ -12,6 +12,7 @@
 namespace godwit {
 namespace {
 
+constexpr std::int64_t kBraceTimeoutNs = 10'000'000'000;
 constexpr std::int64_t kPreparedTimeoutNs = 30'000'000'000;
 constexpr std::int64_t kConfirmTimeoutNs = 10'000'000'000;
 
@@ -44,8 +45,9 @@ void get_ready(Migration& migration) {
   } else {
     publish_areas(migration);  // nothing is fresh any more
   }
-  migration.network->prepare(process.fd_table());
+  migration.control->send_body(migration.network->prepare(process.fd_table()));
   migration.network->drain_listeners();
+  await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
 }
 
 // The last description, and the order to send the last pages while it is being made.
@@ -60,7 +62,8 @@ void describe_final(Migration& migration, PhaseClock& clock) {
     ++migration.generation;
     publish_areas(migration);
   }
-  order_round(migration, true, {});
+  order_round(migration, true,
+              shared_object_data(migration.options.pid, migration.memory->layout()));
   clock.mark("layout");
   proto::Final& final = *migration.final_message.mutable_final();
   proto::Snapshot& snapshot = *final.mutable_snapshot();
@@ -68,15 +71,15 @@ void describe_final(Migration& migration, PhaseClock& clock) {
   snapshot.set_generation(migration.generation);
   proto::Process& process = *snapshot.add_processes();
   process = migration.capture->describe_final(*migration.task);
-  migration.network->recheck_streams(fd_table.sockets(), *process.mutable_fd_table());
+  migration.network->recheck(fd_table.sockets(), *process.mutable_fd_table());
   final.set_round(migration.round);
   clock.mark("describe");
 }
 
 // What the destination measured goes in between, as parts of the wait.
 void await_prepared(Migration& migration, PhaseClock& clock) {
-  const proto::Envelope answer = await_envelope(migration, proto::Envelope::kPrepared,
-                                                monotonic_ns() + kPreparedTimeoutNs);
+  const proto::Envelope answer =
+      await_envelope(migration, proto::Envelope::kPrepared, monotonic_ns() + kPreparedTimeoutNs);
   std::int64_t there_ns = 0;
   for (const proto::Phase& phase : answer.prepared().phases()) {
     migration.report.blackout_phases_ns.emplace_back(phase.name(), phase.ns());
@@ -93,7 +96,7 @@ void commit(Migration& migration, PhaseClock& clock) {
   if (!migration.group->wait_frozen(std::chrono::seconds(1))) {
     throw Error(fmt::format("{} does not freeze", migration.group->path()));
   }
-  migration.network->freeze_streams(migration.capture->fd_table().sockets());
+  migration.network->freeze(migration.capture->fd_table().sockets());
   clock.mark("freeze");
   proto::HeldPackets held = migration.network->take();
   if (held.packets_size() > 0) migration.control->send_body(held);
@@ -103,8 +106,8 @@ void commit(Migration& migration, PhaseClock& clock) {
 }
 
 void await_committed(Migration& migration, PhaseClock& clock) {
-  const proto::Envelope answer = await_envelope(migration, proto::Envelope::kCommitted,
-                                                monotonic_ns() + kConfirmTimeoutNs);
+  const proto::Envelope answer =
+      await_envelope(migration, proto::Envelope::kCommitted, monotonic_ns() + kConfirmTimeoutNs);
   migration.report.pid_destination = answer.committed().host_pid();
   clock.mark("commit");
 }

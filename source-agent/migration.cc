@@ -88,8 +88,9 @@ std::optional<proto::Envelope> take_event(Migration& migration, std::int64_t dea
     }
     if (ready < 0) throw_system("poll");
     if (waits[1].revents != 0) {
-      take_page_report(migration, in_context([&] { return migration.pages->link().receive(deadline_ns); },
-                                             "page server of the source"));
+      take_page_report(migration,
+                       in_context([&] { return migration.pages->link().receive(deadline_ns); },
+                                  "page server of the source"));
       return std::nullopt;
     }
     if (waits[0].revents != 0) {
@@ -130,15 +131,15 @@ void publish_areas(Migration& migration) {
   migration.areas_generation = migration.generation;
 }
 
-void order_round(Migration& migration, bool final, const std::vector<PageRange>& extra) {
+void order_round(Migration& migration, bool final, const std::vector<PageRange>& existing) {
   proto::PageOrder order;
   proto::SendRound& round = *order.mutable_send_round();
   round.set_round(++migration.round);
   round.set_space(0);
   round.set_generation(migration.generation);
   round.set_final(final);
-  for (const PageRange& range : extra) {
-    proto::PageSpan& span = *round.add_extra();
+  for (const PageRange& range : existing) {
+    proto::PageSpan& span = *round.add_existing();
     span.set_start(range.start);
     span.set_end(range.end);
   }

@@ -58,9 +58,9 @@ struct Migration {
   std::uint64_t generation = 0;        // of the last description sent
   std::uint64_t areas_generation = 0;  // of the last one that the page server has the areas of
   std::uint32_t round = 0;
-  std::string described_fd_table;      // serialized, as last sent
-  std::optional<Error> error;          // why it does not go on
-  bool peer_aborted = false;           // the destination said so itself
+  std::string described_fd_table;                    // serialized, as last sent
+  std::optional<Error> error;                        // why it does not go on
+  bool peer_aborted = false;                         // the destination said so itself
   std::function<void(const std::string&)> progress;  // a line for the operator
 
   proto::Envelope final_message;  // the last description, kept for the way back
@@ -105,12 +105,13 @@ std::optional<proto::Envelope> take_event(Migration& migration, std::int64_t dea
 proto::Envelope await_envelope(Migration& migration, proto::Envelope::BodyCase kind,
                                std::int64_t deadline_ns);
 
-// Sends a later description and waits until the destination has reconciled its skeleton. The layout in
-// `process` must be the one that migration.memory has.
+// Sends a later description and waits until the destination has reconciled its skeleton. The layout
+// in `process` must be the one that migration.memory has.
 void describe_again(Migration& migration, const proto::Process& process);
 // Sends the areas as of now to the page server, under the current generation.
 void publish_areas(Migration& migration);
-void order_round(Migration& migration, bool final, const std::vector<PageRange>& extra);
+// `existing`: see SendRound in page_service.proto.
+void order_round(Migration& migration, bool final, const std::vector<PageRange>& existing);
 // Clocks as the task sees them, for the destination's time namespace.
 void answer_clock_probe(Migration& migration, const proto::ClockProbe& probe);
 

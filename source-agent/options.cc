@@ -118,11 +118,11 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
                options.max_bandwidth_bytes_per_s = parse_bandwidth_bytes_per_s(text);
              })
       ->default_str("0");
-  add_parsed(app, "--max-rounds", "Rounds of pages before it is frozen whatever the rest", "N",
-             [&options](const std::string& text) {
-               options.max_rounds =
-                   static_cast<int>(parse_count(text, 1, 1'000'000, "--max-rounds"));
-             })
+  add_parsed(
+      app, "--max-rounds", "Rounds of pages after which it gives up if the rest does not fit", "N",
+      [&options](const std::string& text) {
+        options.max_rounds = static_cast<int>(parse_count(text, 1, 1'000'000, "--max-rounds"));
+      })
       ->default_str("30");
   app.add_flag("--verify", options.verify,
                "Compare the restored process with the description before it is released");

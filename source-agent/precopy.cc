@@ -9,8 +9,8 @@ namespace {
 
 constexpr std::int64_t kRoundTimeoutNs = 3600LL * 1'000'000'000;
 
-// The layout may have changed since the last round: new areas are tracked and described before a page
-// of them travels. The destination holds pages of a generation back until it has that layout.
+// The layout may have changed since the last round: new areas are tracked and described before a
+// page of them travels. The destination holds pages of a generation back until it has that layout.
 void follow_layout(Migration& migration) {
   if (!migration.memory->same_address_space()) {
     throw Error(fmt::format("pid {} replaced its program (exec) during the migration",
@@ -43,14 +43,10 @@ void scan_stopped(Migration& migration, std::int64_t deadline_ns) {
 RoundReport run_round(Migration& migration) {
   const std::int64_t began_ns = monotonic_ns();
   const std::int64_t deadline_ns = began_ns + kRoundTimeoutNs;
-  std::vector<PageRange> extra;
-  if (migration.round == 0) {
-    extra = shared_object_data(migration.options.pid,
-                               migration.capture->describe_mappings(*migration.task));
-  }
   const bool stops = migration.memory->kind() == TrackerKind::kSoftDirty;
   if (stops) migration.task->stop();
-  order_round(migration, false, extra);
+  order_round(migration, false,
+              shared_object_data(migration.options.pid, migration.memory->layout()));
   if (stops) scan_stopped(migration, deadline_ns);
   while (migration.placed_round < migration.round || migration.sent.round() < migration.round) {
     take_event(migration, deadline_ns);
@@ -66,8 +62,8 @@ RoundReport run_round(Migration& migration) {
   round.ns = monotonic_ns() - began_ns;
   round.scan_ns = migration.scanned.scan_ns();
   if (round.ns > 0) {
-    round.bandwidth_bytes_per_s = static_cast<std::uint64_t>(
-        static_cast<double>(round.bytes) * 1e9 / static_cast<double>(round.ns));
+    round.bandwidth_bytes_per_s = static_cast<std::uint64_t>(static_cast<double>(round.bytes) *
+                                                             1e9 / static_cast<double>(round.ns));
   }
   return round;
 }
@@ -85,9 +81,9 @@ void precopy(Migration& migration) {
     RoundReport round = run_round(migration);
     const Prediction prediction = convergence.after_round(round);
     if (!migration.report.rounds.empty() && migration.report.rounds.back().ns > 0) {
-      round.dirty_pages_per_s = static_cast<std::uint64_t>(
-          static_cast<double>(round.pages + round.zero_pages) * 1e9 /
-          static_cast<double>(migration.report.rounds.back().ns));
+      round.dirty_pages_per_s =
+          static_cast<std::uint64_t>(static_cast<double>(round.pages + round.zero_pages) * 1e9 /
+                                     static_cast<double>(migration.report.rounds.back().ns));
     }
     add_round(migration.report, round);
     migration.progress(round_line(round));

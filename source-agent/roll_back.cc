@@ -1,5 +1,5 @@
-// Back to a task that runs on this host, from wherever the migration had come; and what to do when it
-// is not known whether that is allowed.
+// Back to a task that runs on this host, from wherever the migration had come; and what to do when
+// it is not known whether that is allowed.
 #include <unistd.h>
 
 #include "common/base/clock.h"
@@ -43,7 +43,7 @@ void roll_back(Migration& migration) noexcept {
     if (!migration.network || !migration.capture) return;
     FdTableCapture& fd_table = migration.capture->fd_table();
     if (migration.final_message.final().snapshot().processes_size() > 0) {
-      migration.network->roll_back_streams(
+      migration.network->roll_back(
           fd_table.sockets(), migration.final_message.final().snapshot().processes(0).fd_table());
     }
     fd_table.give_back();

@@ -1,5 +1,6 @@
 #include "source-agent/tracked_memory.h"
 
+#include <linux/userfaultfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,7 +22,10 @@ TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind) : task_(task), 
     return;
   }
   SyscallBatch make;
-  const RowResult fd = make.add(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK}, "userfaultfd");
+  // The process may be an ordinary user's, who is allowed no other kind. Asynchronous write
+  // protection never hands a fault to user space, so that faults in the kernel are no exception.
+  const RowResult fd =
+      make.add(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY}, "userfaultfd");
   const auto number = task.run(make)[fd];
   userfaultfd_ = task.copy_fd(static_cast<int>(number));
   SyscallBatch close;
@@ -75,8 +79,8 @@ void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
 void TrackedMemory::track_again(const std::vector<PageRange>& ranges) { arm(ranges); }
 
 bool TrackedMemory::same_address_space() const {
-  // The descriptor stays with the address space it was opened on; after an exec that one is gone and
-  // reads end at once.
+  // The descriptor stays with the address space it was opened on; after an exec that one is gone
+  // and reads end at once.
   for (const proto::PageArea& area : areas_) {
     if (area.reserved()) continue;
     char byte = 0;

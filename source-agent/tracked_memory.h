@@ -1,5 +1,5 @@
-// The memory of the process as the source's page server gets it: which areas there are, which of them
-// begin empty at the destination, and that every one of them is tracked.
+// The memory of the process as the source's page server gets it: which areas there are, which of
+// them begin empty at the destination, and that every one of them is tracked.
 //
 // Write-protect tracking needs a userfaultfd of the task's address space: made inside the task by
 // injection, duplicated out, closed there. While this object lives its registration stands; a task
@@ -28,6 +28,8 @@ class TrackedMemory {
 
   // The areas as of the last update; fresh pieces are those not yet taken by a round.
   std::vector<proto::PageArea> areas() const { return areas_; }
+  // The description they come from.
+  const proto::Mappings& layout() const { return layout_; }
   // A round has scanned them: nothing is fresh any more.
   void mark_scanned();
 

@@ -25,7 +25,9 @@ class Error : public std::runtime_error {
   const std::string& hint() const { return hint_; }
 
   Error with_hint(std::string hint) const { return Error(what(), code_, std::move(hint)); }
-  Error in(const std::string& context) const { return Error(context + ": " + what(), code_, hint_); }
+  Error in(const std::string& context) const {
+    return Error(context + ": " + what(), code_, hint_);
+  }
 
  private:
   int code_;

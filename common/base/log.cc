@@ -30,8 +30,8 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
 
 void set_up_log(std::string_view program, LogLevel level) {
   current_level = level;
-  auto logger = std::make_shared<spdlog::logger>(
-      std::string(program), std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>(std::string(program),
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern("%H:%M:%S.%f %n[%P] %l: %v");
   logger->set_level(to_spdlog(level));
   logger->flush_on(spdlog::level::debug);

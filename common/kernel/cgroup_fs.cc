@@ -147,8 +147,16 @@ FreezerGroup::~FreezerGroup() {
   }
 }
 
+std::string FreezerGroup::path_around(pid_t pid, const std::string& migration_id) {
+  return fmt::format("{}/{}{}", find_group_of(pid), kPrefix, migration_id);
+}
+
+std::string FreezerGroup::path_of_new(const std::string& migration_id) {
+  return fmt::format("{}/{}{}-restored", find_cgroup_mount().path, kPrefix, migration_id);
+}
+
 FreezerGroup FreezerGroup::around(pid_t pid, const std::string& migration_id) {
-  const std::string path = fmt::format("{}/{}{}", find_group_of(pid), kPrefix, migration_id);
+  const std::string path = path_around(pid, migration_id);
   make_group(path);
   FreezerGroup group = adopt(path);
   group.add(pid);
@@ -156,8 +164,7 @@ FreezerGroup FreezerGroup::around(pid_t pid, const std::string& migration_id) {
 }
 
 FreezerGroup FreezerGroup::create(const std::string& migration_id) {
-  const std::string path =
-      fmt::format("{}/{}{}-restored", find_cgroup_mount().path, kPrefix, migration_id);
+  const std::string path = path_of_new(migration_id);
   make_group(path);
   FreezerGroup group = adopt(path);
   group.discard_frozen_ = true;

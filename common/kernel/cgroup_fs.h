@@ -41,6 +41,9 @@ class FreezerGroup {
   // A child of the group that the process is in; the process, all threads of it, is moved there.
   // For the source. What fails leaves no group behind.
   static FreezerGroup around(pid_t pid, const std::string& migration_id);
+  // The paths that around() and create() will use: for a journal that must know them first.
+  static std::string path_around(pid_t pid, const std::string& migration_id);
+  static std::string path_of_new(const std::string& migration_id);
   // An empty group at the root of the hierarchy, godwit-<id>-restored. For the destination.
   static FreezerGroup create(const std::string& migration_id);
   // A group that is there already. For recovery.

@@ -17,10 +17,10 @@ struct MapsLine {
   PageRange range;
   std::uint32_t protection = 0;  // PROT_*
   bool shared = false;
-  std::uint64_t offset = 0;      // bytes
-  std::uint64_t device = 0;      // makedev(major, minor)
+  std::uint64_t offset = 0;  // bytes
+  std::uint64_t device = 0;  // makedev(major, minor)
   std::uint64_t inode = 0;
-  std::string path;              // or [heap], [anon:name], ...; empty
+  std::string path;  // or [heap], [anon:name], ...; empty
 };
 
 // One line of maps; nullopt when it is malformed.
@@ -42,8 +42,8 @@ std::vector<AreaVmFlags> read_vm_flags(pid_t pid);
 // XXH3-64 of a file's whole content; throws Error naming the path.
 std::uint64_t hash_file(const std::string& path);
 
-// A hole of `bytes` that no area of any of the lists touches, with a free page on both sides, looked
-// for downwards from the top of the usual mmap space. Throws Error when there is none.
+// A hole of `bytes` that no area of any of the lists touches, with a free page on both sides,
+// looked for downwards from the top of the usual mmap space. Throws Error when there is none.
 PageRange find_hole(const std::vector<std::vector<PageRange>>& taken, std::uint64_t bytes);
 
 }  // namespace godwit

@@ -11,8 +11,8 @@ namespace godwit {
 
 using Findings = std::vector<proto::Finding>;
 
-// A finding that refuses the migration. `id` is stable and listed in docs/operations.md; `object` is
-// the thing itself ("pid 12", "fd 7", a path, an address).
+// A finding that refuses the migration. `id` is stable and listed in docs/operations.md; `object`
+// is the thing itself ("pid 12", "fd 7", a path, an address).
 inline void refuse(Findings& findings, std::string id, std::string object, std::string problem,
                    std::string way_out) {
   proto::Finding finding;

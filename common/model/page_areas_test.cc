@@ -20,7 +20,9 @@ TEST(PageAreasTest, FreshPiecesAreSplitOff) {
   proto::Mappings all;
   add_area(all, 10, 20, proto::BACKING_ANONYMOUS);
   add_area(all, 30, 40, proto::BACKING_ANONYMOUS);
-  const auto areas = page_areas(all, {{12 * kPageSize, 14 * kPageSize}, {18 * kPageSize, 20 * kPageSize}, {30 * kPageSize, 40 * kPageSize}});
+  const auto areas = page_areas(all, {{12 * kPageSize, 14 * kPageSize},
+                                      {18 * kPageSize, 20 * kPageSize},
+                                      {30 * kPageSize, 40 * kPageSize}});
   ASSERT_EQ(areas.size(), 5u);
   const bool fresh[] = {false, true, false, true, true};
   const Address ends[] = {12, 14, 18, 20, 40};

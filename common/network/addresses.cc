@@ -62,6 +62,16 @@ void await_use(const IpAddress& address) {
   }
 }
 
+void send_announcement(const HostAddress& address) {
+  const auto interface = find_interface(address.interface);
+  if (!interface || !interface->ethernet) return;
+  FrameSender sender(address.interface);
+  for (const std::string& frame :
+       announcement_frames(parse(address.address), interface->hardware_address)) {
+    sender.send(frame);
+  }
+}
+
 // Removing the first address of a prefix removes the others with it, unless they are promoted.
 bool remove_alone(const HostAddress& address, const std::string& interface) {
   if (address.address.size() != 4) return remove_host_address(address);
@@ -134,6 +144,12 @@ std::optional<int> home_interface(const IpAddress& address, const std::string& h
     if (on_link && (!found || interface.name == hint)) found = interface.index;
   }
   return found ? found : on_link_interface(std::string(address.view()));
+}
+
+void announce_addresses(std::span<const proto::MovedAddress> addresses) {
+  for (const proto::MovedAddress& moved : addresses) {
+    if (const auto here = find_address(parse(moved.address()))) send_announcement(*here);
+  }
 }
 
 AddressSilence::AddressSilence(const std::string& migration_id)
@@ -287,13 +303,7 @@ void OutgoingAddresses::take_back() {
     } else {
       put_host_address_with_route(address);
     }
-    const auto interface = find_interface(address.interface);
-    if (!interface || !interface->ethernet) continue;
-    FrameSender sender(address.interface);
-    for (const std::string& frame :
-         announcement_frames(parse(address.address), interface->hardware_address)) {
-      sender.send(frame);
-    }
+    send_announcement(address);
   }
   released_.clear();
 }

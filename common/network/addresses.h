@@ -43,6 +43,9 @@ bool is_only_address(const IpAddress& address);
 // link of this host. `hint` is an interface to prefer if several would do.
 std::optional<int> home_interface(const IpAddress& address, const std::string& hint);
 
+// Says on the link that these addresses of this host are here.
+void announce_addresses(std::span<const proto::MovedAddress> addresses);
+
 // Rules that keep this host from speaking of some addresses on the link. They survive the process:
 // remove_leftover_rules(). Idempotent.
 class AddressSilence {

@@ -36,50 +36,50 @@ std::uint16_t first_group(const std::string& table) {
   return static_cast<std::uint16_t>(1000 + std::hash<std::string>()(table) % kGroups);
 }
 
-// The whole table. Sets by what a socket claims: a connection, a local address, a port of any
-// address. What PacketReplay injects passes, and never leaves the host. `open` and its sisters are
-// the doors, with the address families as elements.
-std::string table_text(const std::string& table, std::uint16_t group) {
-  return fmt::format(R"(table inet {0} {{
-  flags owner
-  set open {{
+// Sets by what a socket claims: a connection, a local address, a port of any address. `open` and
+// its sisters are the doors, with the address families as elements.
+constexpr std::string_view kSets = R"(set open {
     type nf_proto
-  }}
-  set open_out {{
+  }
+  set open_out {
     type nf_proto
-  }}
-  set open_new {{
+  }
+  set open_new {
     type nf_proto
-  }}
-  set open_gone {{
+  }
+  set open_gone {
     type nf_proto
-  }}
-  set pairs4 {{
+  }
+  set pairs4 {
     type inet_proto . ipv4_addr . inet_service . ipv4_addr . inet_service
-  }}
-  set pairs6 {{
+  }
+  set pairs6 {
     type inet_proto . ipv6_addr . inet_service . ipv6_addr . inet_service
-  }}
-  set locals4 {{
+  }
+  set locals4 {
     type inet_proto . ipv4_addr . inet_service
-  }}
-  set locals6 {{
+  }
+  set locals6 {
     type inet_proto . ipv6_addr . inet_service
-  }}
-  set ports4 {{
+  }
+  set ports4 {
     type inet_proto . inet_service
-  }}
-  set ports6 {{
+  }
+  set ports6 {
     type inet_proto . inet_service
-  }}
-  set gone4 {{
+  }
+  set gone4 {
     type ipv4_addr
-  }}
-  set gone6 {{
+  }
+  set gone6 {
     type ipv6_addr
-  }}
-  chain keep {{
-    log group {1} queue-threshold 1 drop
+  }
+)";
+
+// What PacketReplay injects passes, and never leaves the host.
+std::string chains_text(std::uint16_t group) {
+  return fmt::format(R"(chain keep {{
+    log group {0} queue-threshold 1 drop
   }}
   chain arriving {{
     meta l4proto . ip saddr . th sport . ip daddr . th dport @pairs4 goto keep
@@ -103,24 +103,28 @@ std::string table_text(const std::string& table, std::uint16_t group) {
   }}
   chain input {{
     type filter hook input priority -300
-    meta mark {2} accept
+    meta mark {1} accept
     tcp flags & (fin | syn | rst | ack) == syn meta nfproto @open_new goto arriving
     meta nfproto @open goto arriving
   }}
   chain output {{
     type filter hook output priority -300
-    meta mark {2} oifname != "lo" drop
-    meta mark {2} accept
+    meta mark {1} oifname != "lo" drop
+    meta mark {1} accept
     meta nfproto @open_out goto leaving
   }}
   chain prerouting {{
     type filter hook prerouting priority -300
-    meta mark {2} accept
+    meta mark {1} accept
     meta nfproto @open_gone goto gone
   }}
-}}
 )",
-                     table, group, kReplayMark);
+                     group, kReplayMark);
+}
+
+std::string table_text(const std::string& table, std::uint16_t group) {
+  return fmt::format("table inet {} {{\n  flags owner\n  {}  {}}}\n", table, kSets,
+                     chains_text(group));
 }
 
 std::string_view protocol_name(int protocol) { return protocol == IPPROTO_TCP ? "tcp" : "udp"; }

@@ -98,6 +98,9 @@ class RemoteTask {
   // Finishes: removes code and scratch from the task, restores every thread's registers and
   // detaches. A process in a frozen cgroup goes on when that is thawed.
   void detach();
+  // After the process was killed: takes note of the threads that have ended, without waiting. The
+  // kernel keeps each as a zombie until its tracer has. True when none is left.
+  bool reap_killed() noexcept;
 
   // --- Skeletons only ---------------------------------------------------------------------------
   // Moves code and scratch to pages of their own inside `home` (at least kHomeBytes, nothing mapped

@@ -104,4 +104,18 @@ void RemoteTask::State::kill() noexcept {
   threads.clear();
 }
 
+bool RemoteTask::reap_killed() noexcept {
+  bool left = false;
+  try {
+    for (Tracee& thread : state_->threads) {
+      int status = 0;
+      if (!thread.gone()) thread.try_wait(WNOHANG, &status);
+      left = left || !thread.gone();
+    }
+  } catch (const std::exception& error) {
+    log_warning("ending process {}: {}", state_->pid, error.what());
+  }
+  return !left;
+}
+
 }  // namespace godwit

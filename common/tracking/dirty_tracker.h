@@ -1,4 +1,4 @@
-// Which pages have to travel: the seam between the ways a kernel can tell (PITFALLS: each has its
+// Which pages have to travel: the seam between the ways a kernel can tell (each has its
 // own traps) and the page server that reads and sends.
 //
 // Tracking has two halves. Arming needs privileges and is the agent's (write_protect_arm.h; nothing

@@ -4,8 +4,8 @@
 // last child has ended, which takes the namespace along. Without one it is only the place of birth
 // and is killed by the destination agent afterwards.
 //
-// It is small on purpose: a skeleton begins as a copy of its address space. It never runs code on the
-// restored process's behalf; the agent makes the clone through ptrace while it waits here.
+// It is small on purpose: a skeleton begins as a copy of its address space. It never runs code on
+// the restored process's behalf; the agent makes the clone through ptrace while it waits here.
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>

@@ -263,6 +263,8 @@ void FdTableRestorer::restore_contents() {
         [&] {
           if (file.has_tcp_socket())
             finish_tcp_socket(sockets_.at(file.id()).get(), file.tcp_socket());
+          if (file.has_udp_socket())
+            finish_udp_socket(sockets_.at(file.id()).get(), file.udp_socket());
         },
         "fd {}", file.id());
   }

@@ -19,14 +19,21 @@
 namespace godwit {
 namespace {
 
-constexpr std::uint64_t kAdviceFlags =
-    proto::AREA_DONT_FORK | proto::AREA_DONT_DUMP | proto::AREA_WIPE_ON_FORK |
-    proto::AREA_MERGEABLE | proto::AREA_HUGE_PAGES | proto::AREA_NO_HUGE_PAGES |
-    proto::AREA_SEQUENTIAL | proto::AREA_RANDOM;
+constexpr std::uint64_t kAdviceFlags = proto::AREA_DONT_FORK | proto::AREA_DONT_DUMP |
+                                       proto::AREA_WIPE_ON_FORK | proto::AREA_MERGEABLE |
+                                       proto::AREA_HUGE_PAGES | proto::AREA_NO_HUGE_PAGES |
+                                       proto::AREA_SEQUENTIAL | proto::AREA_RANDOM;
 
 bool takes_missing_pages(const proto::Mapping& area) {
   return area.backing() == proto::BACKING_ANONYMOUS ||
          area.backing() == proto::BACKING_SHARED_ANONYMOUS;
+}
+
+// What an area is mapped with until finish(). Shared memory can't be written past its protection
+// (a forced write would have to copy the page), so it stays open for as long as pages come.
+std::uint32_t building_protection(const proto::Mapping& area) {
+  if (area.backing() == proto::BACKING_SHARED_ANONYMOUS) return PROT_READ | PROT_WRITE;
+  return area.protection();
 }
 
 std::string area_name(const PageRange& range) {
@@ -80,9 +87,7 @@ std::vector<PageRange> ranges_of(const std::vector<MapsLine>& lines) {
   return ranges;
 }
 
-bool is_vdso_part(const std::string& path) {
-  return path == "[vdso]" || path.starts_with("[vvar");
-}
+bool is_vdso_part(const std::string& path) { return path == "[vdso]" || path.starts_with("[vvar"); }
 
 }  // namespace
 
@@ -183,11 +188,12 @@ void MappingsRestorer::create_shared_objects(const LayoutDiff& diff) {
     SyscallBatch make;
     const std::uint64_t bytes = area.shared_object_bytes();
     const RowResult where = make.add(
-        SYS_mmap, {0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0},
+        SYS_mmap,
+        {0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0},
         "shared anonymous object");
     const Address at = static_cast<Address>(task_.run(make)[where]);
-    object = open_file(fmt::format("/proc/{}/map_files/{:x}-{:x}", task_.host_pid(), at, at + bytes),
-                       O_RDWR);
+    object = open_file(
+        fmt::format("/proc/{}/map_files/{:x}-{:x}", task_.host_pid(), at, at + bytes), O_RDWR);
     SyscallBatch drop;
     drop.add(SYS_munmap, {at, bytes}, "shared anonymous object");
     task_.run(drop);
@@ -211,8 +217,9 @@ void MappingsRestorer::map_segment(const LayoutSegment& segment, const proto::Ma
     case proto::BACKING_FILE: {
       const proto::FileIdentity& file = want.files(static_cast<int>(area.file()));
       const int access = area.shared() && area.file_opened_writable() ? O_RDWR : O_RDONLY;
-      const RowResult fd = batch.add(
-          SYS_openat, {AT_FDCWD, batch.put_string(file.path()), access | O_CLOEXEC, 0}, file.path());
+      const RowResult fd =
+          batch.add(SYS_openat, {AT_FDCWD, batch.put_string(file.path()), access | O_CLOEXEC, 0},
+                    file.path());
       batch.add(SYS_mmap, {range.start, range.bytes(), area.protection(), flags, fd, offset},
                 fmt::format("{} of {}", area_name(range), file.path()));
       batch.add(SYS_close, {fd}, file.path());
@@ -222,7 +229,8 @@ void MappingsRestorer::map_segment(const LayoutSegment& segment, const proto::Ma
       const UniqueFd& object = shared_objects_.at(area.shared_object());
       const RowResult fd =
           batch.add(SYS_pidfd_getfd, {agent_pidfd_, object.get(), 0}, "shared anonymous object");
-      batch.add(SYS_mmap, {range.start, range.bytes(), area.protection(), flags, fd, offset},
+      batch.add(SYS_mmap,
+                {range.start, range.bytes(), building_protection(area), flags, fd, offset},
                 area_name(range));
       batch.add(SYS_close, {fd}, "shared anonymous object");
       break;
@@ -246,11 +254,12 @@ void MappingsRestorer::reconcile(const proto::Mappings& want) {
   for (const LayoutSegment& segment : diff.map) map_segment(segment, want, batch);
   for (const LayoutSegment& segment : diff.change) {
     const PageRange& range = segment.range;
-    if (segment.have->protection() != segment.want->protection()) {
-      batch.add(SYS_mprotect, {range.start, range.bytes(), segment.want->protection()},
-                area_name(range));
+    const std::uint32_t protection = building_protection(*segment.want);
+    if (building_protection(*segment.have) != protection) {
+      batch.add(SYS_mprotect, {range.start, range.bytes(), protection}, area_name(range));
     }
-    advise(range, segment.have->flags() & kAdviceFlags, segment.want->flags() & kAdviceFlags, batch);
+    advise(range, segment.have->flags() & kAdviceFlags, segment.want->flags() & kAdviceFlags,
+           batch);
     if (segment.have->name() != segment.want->name()) {
       name_area(range, segment.want->name(), batch);
     }
@@ -300,8 +309,8 @@ void MappingsRestorer::set_marks(const proto::MemoryMarks& have, const proto::Me
   task_.run(batch);
 }
 
-// The first time with the auxiliary vector and the executable. The structure points to the vector, so
-// both stand at a known address for the time of the call.
+// The first time with the auxiliary vector and the executable. The structure points to the vector,
+// so both stand at a known address for the time of the call.
 void MappingsRestorer::set_first_marks(prctl_mm_map map, const proto::MemoryMarks& want) {
   SyscallBatch prepare;
   const RowResult exe = prepare.add(
@@ -330,7 +339,7 @@ std::vector<proto::PageArea> MappingsRestorer::take_page_areas() {
 }
 
 void MappingsRestorer::finish() {
-  SyscallBatch locks;
+  SyscallBatch batch;
   for (const proto::Mapping& area : have_.areas()) {
     const PageRange range{area.start(), area.end()};
     if (takes_missing_pages(area)) {
@@ -340,10 +349,13 @@ void MappingsRestorer::finish() {
       }
     }
     if ((area.flags() & proto::AREA_LOCKED) != 0) {
-      locks.add(SYS_mlock, {range.start, range.bytes()}, area_name(range));
+      batch.add(SYS_mlock, {range.start, range.bytes()}, area_name(range));
+    }
+    if (area.protection() != building_protection(area)) {
+      batch.add(SYS_mprotect, {range.start, range.bytes(), area.protection()}, area_name(range));
     }
   }
-  if (!locks.empty()) task_.run(locks);
+  if (!batch.empty()) task_.run(batch);
 }
 
 std::vector<FileDifference> compare_files(const proto::Mappings& mappings) {
@@ -355,9 +367,9 @@ std::vector<FileDifference> compare_files(const proto::Mappings& mappings) {
       differences.push_back({kind + "-missing", file.path(), errno_text(errno)});
     } else if (file.content_hash() != 0 &&
                static_cast<std::uint64_t>(here.st_size) != file.bytes()) {
-      differences.push_back({kind + "-different", file.path(),
-                             fmt::format("has {} bytes here and {} at the source", here.st_size,
-                                         file.bytes())});
+      differences.push_back(
+          {kind + "-different", file.path(),
+           fmt::format("has {} bytes here and {} at the source", here.st_size, file.bytes())});
     } else if (file.content_hash() != 0 && hash_file(file.path()) != file.content_hash()) {
       differences.push_back({kind + "-different", file.path(), "has other content here"});
     }

@@ -24,8 +24,8 @@ class MappingsRestorer {
   // `agent_pidfd`: number of a pidfd of this process in the skeleton.
   MappingsRestorer(RemoteTask& task, int agent_pidfd);
 
-  // The first time: gives the skeleton an address space with nothing in it but its vDSO (moved to the
-  // place that `want` says) and its home. Then what reconcile() does.
+  // The first time: gives the skeleton an address space with nothing in it but its vDSO (moved to
+  // the place that `want` says) and its home. Then what reconcile() does.
   void build(const proto::Mappings& want);
   // The agent's pidfd has another number in the skeleton now.
   void set_agent_pidfd(int agent_pidfd) { agent_pidfd_ = agent_pidfd; }

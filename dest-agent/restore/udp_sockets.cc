@@ -117,19 +117,27 @@ UniqueFd prepare_udp_socket(const proto::UdpSocket& socket) {
       "{}", describe(socket));
 }
 
+void finish_udp_socket(int fd, const proto::UdpSocket& socket) {
+  in_context(
+      [&] {
+        set_transparent(fd, socket, false);
+        set_options(fd, socket, is_transparency);
+        set_buffers(fd, socket);
+      },
+      "{}", describe(socket));
+}
+
 void release_udp_socket(int fd, const proto::UdpSocket& socket, PacketReplay& replay) {
   in_context(
       [&] {
-        const std::string usual = int_option_value(int_socket_option(fd, SOL_SOCKET, SO_RCVBUF));
-        set_transparent(fd, socket, false);
-        set_options(fd, socket, is_transparency);
         if (socket.queue_size() > 0) {
           // The same datagrams may take more room than they did.
+          const std::string usual = int_option_value(int_socket_option(fd, SOL_SOCKET, SO_RCVBUF));
           set_socket_option(fd, {SOL_SOCKET, SO_RCVBUF, int_option_value(kRoomyBufferBytes)});
           fill_queue(socket, replay);
           set_socket_option(fd, {SOL_SOCKET, SO_RCVBUF, usual});
+          set_buffers(fd, socket);  // the locks again
         }
-        set_buffers(fd, socket);
         set_options(fd, socket, [](const proto::SocketOption& option) {
           const int name = option.name();
           const bool buffer = option.level() == SOL_SOCKET &&

@@ -29,6 +29,7 @@ class Workload:
         self.name = name
         self.host = host
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=host.folder))
+        self.folder.chmod(0o711)  # some give up root
         self.status = self.folder / "status"
         self._stop = self.folder / "stop"
         self.log = self.folder / "log"

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 #include <google/protobuf/util/message_differencer.h>
+#include <linux/udp.h>
+#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <map>
 #include <sstream>
 
@@ -34,6 +37,19 @@ void join_messages(proto::UnixSocket& socket) {
   socket.add_messages(all);
 }
 
+// The queue is filled at the very end, and so these options are set, which would stand in its way.
+void normalize_udp(proto::UdpSocket& socket) {
+  const auto comes_last = [](const proto::SocketOption& option) {
+    const int name = option.name();
+    if (option.level() == IPPROTO_UDP) return name == UDP_CORK;
+    return option.level() == SOL_SOCKET && (name == SO_ATTACH_FILTER || name == SO_PEEK_OFF);
+  };
+  socket.clear_inode();
+  socket.clear_queue();
+  auto& options = *socket.mutable_options();
+  options.erase(std::remove_if(options.begin(), options.end(), comes_last), options.end());
+}
+
 void normalize(proto::OpenFile& file, Renaming& rename) {
   if (file.has_regular_file()) {
     file.mutable_regular_file()->clear_modified_ns();
@@ -58,8 +74,7 @@ void normalize(proto::OpenFile& file, Renaming& rename) {
     socket.set_peer(rename(socket.peer()));
     join_messages(socket);
   } else if (file.has_udp_socket()) {
-    file.mutable_udp_socket()->clear_inode();
-    file.mutable_udp_socket()->clear_queue();  // filled at the very end
+    normalize_udp(*file.mutable_udp_socket());
   } else if (file.has_tcp_socket()) {
     auto& socket = *file.mutable_tcp_socket();
     socket.clear_inode();

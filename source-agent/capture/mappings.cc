@@ -22,12 +22,11 @@ std::string map_files_link(pid_t pid, const PageRange& range) {
 }
 
 bool is_shared_anonymous(const MapsLine& line) {
-  return line.shared && (line.path == "/dev/zero (deleted)" || line.path.starts_with("[anon_shmem:"));
+  return line.shared &&
+         (line.path == "/dev/zero (deleted)" || line.path.starts_with("[anon_shmem:"));
 }
 
-bool is_vdso_part(const std::string& path) {
-  return path == "[vdso]" || path.starts_with("[vvar");
-}
+bool is_vdso_part(const std::string& path) { return path == "[vdso]" || path.starts_with("[vvar"); }
 
 // Why an area can't be moved; nullopt when it can.
 struct Obstacle {
@@ -145,7 +144,8 @@ void read_marks(pid_t pid, proto::MemoryMarks& marks) {
 
 std::string anonymous_name(const std::string& path) {
   for (const std::string_view prefix : {"[anon:", "[anon_shmem:"}) {
-    if (path.starts_with(prefix)) return path.substr(prefix.size(), path.size() - prefix.size() - 1);
+    if (path.starts_with(prefix))
+      return path.substr(prefix.size(), path.size() - prefix.size() - 1);
   }
   return {};
 }
@@ -235,8 +235,8 @@ proto::Mappings MappingsCapture::describe(RemoteTask* task) {
   for (const MapsLine& line : read_maps(host_pid_)) {
     if (line.path == "[vsyscall]" || (task != nullptr && task->is_scratch(line.range))) continue;
     if (const auto obstacle = backing_obstacle(host_pid_, line)) {
-      throw Refused(obstacle->id, fmt::format("pid {}: {} {}", host_pid_, area_name(line),
-                                              obstacle->problem),
+      throw Refused(obstacle->id,
+                    fmt::format("pid {}: {} {}", host_pid_, area_name(line), obstacle->problem),
                     obstacle->way_out);
     }
     if (line.path == "[heap]") heap_end = line.range.end;

@@ -24,8 +24,8 @@ class MappingsCapture {
   // Reads VmFlags anew: some milliseconds per GiB. Before the blackout.
   void refresh_flags();
 
-  // Describes the areas of maps. `task` may be null (running process): then the current program break
-  // is taken from [heap]. Throws Refused for an area that can't be moved.
+  // Describes the areas of maps. `task` may be null (running process): then the current program
+  // break is taken from [heap]. Throws Refused for an area that can't be moved.
   proto::Mappings describe(RemoteTask* task);
 
   // The same into findings: everything that can't be moved, at once.

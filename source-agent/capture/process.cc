@@ -20,8 +20,7 @@ proto::Process ProcessCapture::describe_outside() {
   *process.mutable_identity() = describe_task_identity(host_pid_);
   *process.mutable_mappings() = mappings_.describe(nullptr);
   *process.mutable_fd_table() = fd_table_.describe();
-  *process.mutable_credentials() =
-      describe_credentials(fmt::format("/proc/{}", host_pid_));
+  *process.mutable_credentials() = describe_credentials(fmt::format("/proc/{}", host_pid_));
   *process.mutable_rlimits() = describe_rlimits(host_pid_);
   *process.mutable_filesystem_context() = describe_filesystem_context(host_pid_);
   return process;

@@ -1,5 +1,5 @@
-// Describes one process again and again: once whole, then what may have changed while it runs, then,
-// in the blackout, what changed since.
+// Describes one process again and again: once whole, then what may have changed while it runs,
+// then, in the blackout, what changed since.
 #pragma once
 
 #include "common/model/describe.h"
@@ -20,7 +20,8 @@ class ProcessCapture {
   proto::Process describe(RemoteTask& task);
   // The process runs: areas and descriptors anew, the rest as it was last described.
   proto::Process describe_running(RemoteTask& task);
-  // Shortly before the switch: duplicates, flags and watches, so that describe_final() reads little.
+  // Shortly before the switch: duplicates, flags and watches, so that describe_final() reads
+  // little.
   void refresh();
   // The blackout: everything, with TCP streams (whose sockets must be in repair mode).
   proto::Process describe_final(RemoteTask& task);
