@@ -275,7 +275,9 @@ void Incoming::commit() {
   if (!prepared_ || committed_) fail("Commit came at the wrong time");
   phase_began_ns_ = monotonic_ns();
   network_.announce();
+  mark_phase("dest_announce");
   skeleton_->release_streams(network_.replay());
+  mark_phase("dest_sockets");
   group_->thaw();  // the commit point
   committed_ = true;
   nursery_->outlive();

@@ -140,12 +140,17 @@ std::string DestNetwork::table() const { return state_->hold ? "godwit_" + state
 
 void remove_network(const JournalRecord& record, bool discard) {
   remove_leftover_rules(record.migration_id);
-  if (!discard) return;
   for (const std::string& text : record.addresses) {
     const auto address = IpAddress::from_text(text);
     if (!address) continue;
     for (const HostAddress& here : host_addresses()) {
-      if (here.address == address->view()) remove_host_address(here);
+      if (here.address != address->view()) continue;
+      if (discard) {
+        remove_host_address(here);
+      } else {
+        // The session died before it said that they stay.
+        put_host_address(here, kForeverSeconds, kForeverSeconds);
+      }
     }
   }
 }

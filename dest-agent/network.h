@@ -23,8 +23,8 @@ class DestNetwork {
   DestNetwork& operator=(const DestNetwork&) = delete;
 
   void preflight(const proto::PreflightRequest& request, Findings& findings);
-  // Packets for the sockets are held from their first description on, whether the addresses are here
-  // already or come later: a socket that stands would answer them, and no socket a reset.
+  // Packets for the sockets are held from their first description on, whether the addresses are
+  // here already or come later: a socket that stands would answer them, and no socket a reset.
   void hold(const proto::FdTable& fd_table);
   // The blackout is about to begin: addresses that come along are added here without anybody on the
   // link hearing of it.
@@ -59,7 +59,7 @@ class DestNetwork {
   std::unique_ptr<State> state_;
 };
 
-// What a killed session left. `discard`: the addresses too.
+// What a killed session left. `discard`: the addresses too, otherwise they stay for good.
 void remove_network(const JournalRecord& record, bool discard);
 
 }  // namespace godwit

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 
@@ -20,9 +21,14 @@ namespace {
 
 constexpr int kEndTimeoutMs = 5000;
 
+// Throws Error when its journal is there and can't be read: then nothing may be said about it.
 std::optional<JournalRecord> find_record(const JournalFolder& folder, const std::string& id) {
-  for (JournalRecord& record : folder.load_all("destination").records) {
+  JournalFolder::Contents contents = folder.load_all("destination");
+  for (JournalRecord& record : contents.records) {
     if (record.migration_id == id) return std::move(record);
+  }
+  for (const std::string& broken : contents.broken) {
+    if (broken.find(id) != std::string::npos) fail("{}", broken);
   }
   return std::nullopt;
 }
@@ -60,11 +66,7 @@ RecoveryFacts find_facts(const JournalRecord& record) {
 
 void discard(const JournalRecord& record, const RecoveryFacts& facts) {
   if (facts.group_exists) {
-    FreezerGroup group = FreezerGroup::adopt(record.cgroup_path);
-    for (const pid_t pid : group.processes()) {
-      if (const auto mark = try_mark_process(pid)) end_process(*mark);
-    }
-    group.give_back();
+    FreezerGroup::adopt(record.cgroup_path).discard();  // never thawed: it must not run a moment
   }
   remove_network(record, true);
 }
@@ -75,7 +77,16 @@ void keep_running(const JournalFolder& folder, JournalRecord record, const Recov
   record.state = State::kCommitted;
   record.cgroup_path.clear();
   record.nft_table.clear();
+  record.addresses.clear();  // this host's own now
   folder.write(record);
+}
+
+// A source that has not confirmed the end may ask for so long.
+bool recently_written(const JournalFolder& folder, const JournalRecord& record) {
+  constexpr auto kRemembered = std::chrono::hours(24);
+  std::error_code error;
+  const auto written = std::filesystem::last_write_time(folder.path_of(record), error);
+  return !error && std::filesystem::file_time_type::clock::now() - written < kRemembered;
 }
 
 // Returns what it came to.
@@ -86,6 +97,8 @@ RecoveryStep recover(const JournalFolder& folder, const JournalRecord& record) {
   log_info("recovering migration={} step={}", record.migration_id, name_of(step));
   if (step == RecoveryStep::kKeepRunning) {
     keep_running(folder, record, facts);
+  } else if (record.state == State::kCommitted && recently_written(folder, record)) {
+    discard(record, facts);  // it has ended by itself; a source in doubt must still hear of it
   } else {
     discard(record, facts);
     folder.remove(record);
@@ -117,18 +130,21 @@ void recover_destinations(const std::string& state_dir) noexcept {
   }
 }
 
-proto::Outcome settle_outcome(const std::string& state_dir, const std::string& migration_id) {
+proto::Outcome settle_outcome(const std::string& state_dir, const proto::OutcomeRequest& asked) {
   const JournalFolder folder(state_dir);
   proto::Outcome outcome;
   outcome.set_kind(proto::Outcome::UNKNOWN);
-  const auto record = find_record(folder, migration_id);
+  const auto record = find_record(folder, asked.migration_id());
   if (!record) return outcome;
   // Fencing: a session that still waits for a Commit on a lost connection must never get it.
   if (record->state != State::kCommitted) end_process(record->agent);
-  if (recover(folder, *record) == RecoveryStep::kKeepRunning ||
-      record->state == State::kCommitted) {
+  const RecoveryStep step = recover(folder, *record);
+  if (step == RecoveryStep::kKeepRunning || record->state == State::kCommitted) {
     outcome.set_kind(proto::Outcome::COMMITTED);
     outcome.set_host_pid(record->process.pid);
+    if (asked.settled()) folder.remove(*record);
+  } else if (step == RecoveryStep::kLeaveAlone) {
+    outcome.set_kind(proto::Outcome::RUNNING);  // it does not end: it may still commit
   }
   return outcome;
 }

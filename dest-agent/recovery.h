@@ -18,7 +18,9 @@ void recover_destination(const std::string& state_dir, const std::string& migrat
 void recover_destinations(const std::string& state_dir) noexcept;
 
 // Settles for good what became of a migration: a session that has not committed is ended first, so
-// that an answer of UNKNOWN stays true. Throws Error.
-proto::Outcome settle_outcome(const std::string& state_dir, const std::string& migration_id);
+// that an answer of UNKNOWN stays true; RUNNING when it does not end. A committed one is remembered
+// until the source says that it has settled. Throws Error, also for a journal that can't be read:
+// then there is no answer.
+proto::Outcome settle_outcome(const std::string& state_dir, const proto::OutcomeRequest& asked);
 
 }  // namespace godwit

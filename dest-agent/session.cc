@@ -12,6 +12,7 @@
 #include "common/base/log.h"
 #include "common/kernel/fd_passing.h"
 #include "common/wire/channel.h"
+#include "common/wire/lost_peer.h"
 #include "common/wire/key_folder.h"
 #include "dest-agent/incoming.h"
 #include "dest-agent/recovery.h"
@@ -35,8 +36,19 @@ void say_abort(Channel& control, const Error& error) noexcept {
 
 void serve_outcome(const DestOptions& options, Channel& control,
                    const proto::OutcomeRequest& asked) {
-  control.send_body(settle_outcome(options.state_dir, asked.migration_id()),
+  control.send_body(settle_outcome(options.state_dir, asked),
                     monotonic_ns() + kHandshakeTimeoutNs);
+}
+
+// A page server that fails because the source's did is not the story: the source's own one is, and
+// may be on its way. Throws PeerAborted then.
+void hear_source_first(Channel& control) {
+  constexpr int kPatienceMs = 500;
+  pollfd wait{control.fd(), POLLIN, 0};
+  if (!control.pending() && ::poll(&wait, 1, kPatienceMs) != 1) return;
+  std::optional<proto::Envelope> message =
+      control.try_receive(monotonic_ns() + kPatienceMs * 1'000'000LL);
+  if (message) control.check_not_aborted(*message);
 }
 
 // Waits for whatever comes next, from the source, from the daemon or from the page server.
@@ -113,11 +125,21 @@ bool handle(Incoming& incoming, Channel& control, int page_connections, proto::E
   }
 }
 
+void take_page_report(Incoming& incoming, Channel& control) {
+  try {
+    incoming.on_page_report();
+  } catch (const Error& error) {
+    // Its own end (ECONNRESET) is news to the source, that of the connection is not.
+    if (error.code() != ECONNRESET) hear_source_first(control);
+    throw;
+  }
+}
+
 void converse(Incoming& incoming, Channel& control, int page_connections) {
   Events events(control, page_connections);
   for (;;) {
     const Events::Ready ready = events.wait(incoming);
-    if (ready.pages) incoming.on_page_report();
+    if (ready.pages) take_page_report(incoming, control);
     if (ready.page_connection) incoming.start_pages(receive_fd(events.page_connections()));
     if (!ready.control) continue;
     std::optional<proto::Envelope> message = control.try_receive();
@@ -131,6 +153,7 @@ void converse(Incoming& incoming, Channel& control, int page_connections) {
 
 int serve(const DestOptions& options, const std::string& migration_id, UniqueFd socket,
           const UniqueFd& page_connections) {
+  notice_lost_peer(socket.get());
   const KeyFolder keys = load_keys(options.keys, "destination");
   Channel control(TlsStream::accept(std::move(socket), to_tls_material(keys),
                                     monotonic_ns() + kHandshakeTimeoutNs));
@@ -149,7 +172,7 @@ int serve(const DestOptions& options, const std::string& migration_id, UniqueFd 
     try {
       converse(incoming, control, page_connections.get());
       return 0;
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {
       if (incoming.committed()) {
         // The task runs here now: what is left to do needs no source.
         log_warning("migration={} after the commit: {}", migration_id, error.what());
@@ -164,6 +187,10 @@ int serve(const DestOptions& options, const std::string& migration_id, UniqueFd 
   } catch (const Error& error) {
     log_error("migration={} {}", migration_id, error.what());
     say_abort(control, error);
+    return 1;
+  } catch (const std::exception& error) {
+    log_error("migration={} {}", migration_id, error.what());
+    say_abort(control, Error(error.what()));
     return 1;
   }
 }

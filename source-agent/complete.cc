@@ -6,6 +6,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/scope_exit.h"
 #include "source-agent/migration.h"
 
 namespace godwit {
@@ -28,7 +29,13 @@ bool await_end(Migration& migration, int process) {
 }
 
 // The sockets' duplicates are in repair mode: the last one to be closed says nothing on the wire.
+// What is in the group was frozen all the time: its number can't have come to mean another process.
 void end_source_copy(Migration& migration) {
+  const ScopeExit let_go([&] {
+    migration.memory.reset();
+    migration.task.reset();
+    migration.capture.reset();
+  });
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, migration.options.pid, 0)));
   if (process.valid() && is_alive(migration.record.process)) {
     ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
@@ -38,9 +45,6 @@ void end_source_copy(Migration& migration) {
                   kEndTimeoutMs / 1000);
     }
   }
-  migration.memory.reset();
-  migration.task.reset();
-  migration.capture.reset();
 }
 
 // The round that travelled in the blackout.
@@ -68,23 +72,35 @@ void say_finish(Migration& migration) {
                                                finished.finished().differences().end());
   } catch (const Error& error) {
     log_warning("the destination did not confirm its end: {}", error.what());
+    ask_outcome(migration.options.to, migration.keys, migration.id, true);
+  }
+}
+
+// One duty of many: the source's copy goes whatever becomes of the others.
+template <typename Duty>
+void attempt(const char* what, Duty duty) noexcept {
+  try {
+    duty();
+  } catch (const std::exception& error) {
+    log_warning("cleaning up after the migration: {}: {}", what, error.what());
   }
 }
 
 }  // namespace
 
 void complete(Migration& migration) {
+  attempt("addresses", [&] { migration.network->after_commit(*migration.control); });
+  attempt("last round", [&] { report_last_round(migration); });
+  attempt("the copy here", [&] { end_source_copy(migration); });
+  attempt("stragglers", [&] { migration.network->forward_stragglers(*migration.control); });
+  attempt("saying so", [&] { say_finish(migration); });
+  attempt("page server", [&] { migration.pages.reset(); });
+  attempt("packet rules", [&] { migration.network->remove(); });
   try {
-    migration.network->after_commit(*migration.control);
-    report_last_round(migration);
-    end_source_copy(migration);
-    migration.network->forward_stragglers(*migration.control);
-    say_finish(migration);
-    migration.pages.reset();
-    migration.network->remove();
-    migration.group->give_back();
+    migration.group->discard();  // never given back: nothing that is left in it may run
     migration.journal.remove(migration.record);
   } catch (const std::exception& error) {
+    // The journal stays, from which `migrate recover` ends what could not be ended here.
     log_warning("cleaning up after the migration: {}", error.what());
   }
 }

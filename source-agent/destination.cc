@@ -8,6 +8,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
+#include "common/wire/lost_peer.h"
 #include "common/wire/preface.h"
 
 namespace godwit {
@@ -69,6 +70,7 @@ Channel connect_control(const HostPort& endpoint, const KeyFolder& keys,
   UniqueFd socket = connect_to(endpoint, deadline);
   return in_context(
       [&] {
+        notice_lost_peer(socket.get());
         send_preface(socket.get(), {ConnectionKind::kControl, migration_id});
         return Channel(TlsStream::connect(std::move(socket), to_tls_material(keys), deadline));
       },

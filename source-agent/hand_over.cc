@@ -46,8 +46,11 @@ void get_ready(Migration& migration) {
     publish_areas(migration);  // nothing is fresh any more
   }
   migration.control->send_body(migration.network->prepare(process.fd_table()));
-  migration.network->drain_listeners();
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
+  // What was written while all this was made ready need not travel in the blackout.
+  add_round(migration.report, run_round(migration));
+  publish_areas(migration);
+  migration.network->drain_listeners();
 }
 
 // The last description, and the order to send the last pages while it is being made.
@@ -57,7 +60,7 @@ void describe_final(Migration& migration, PhaseClock& clock) {
   migration.network->activate(fd_table.sockets());
   clock.mark("hold");
   const bool changed =
-      migration.memory->update(migration.capture->describe_mappings(*migration.task));
+      migration.memory->update(migration.capture->describe_mappings(*migration.task), true);
   if (changed) {
     ++migration.generation;
     publish_areas(migration);
@@ -76,17 +79,22 @@ void describe_final(Migration& migration, PhaseClock& clock) {
   clock.mark("describe");
 }
 
-// What the destination measured goes in between, as parts of the wait.
-void await_prepared(Migration& migration, PhaseClock& clock) {
-  const proto::Envelope answer =
-      await_envelope(migration, proto::Envelope::kPrepared, monotonic_ns() + kPreparedTimeoutNs);
+// What the destination measured goes in between, as parts of a wait.
+template <typename Phases>
+void mark_wait(Migration& migration, PhaseClock& clock, const Phases& phases, const char* name) {
   std::int64_t there_ns = 0;
-  for (const proto::Phase& phase : answer.prepared().phases()) {
+  for (const proto::Phase& phase : phases) {
     migration.report.blackout_phases_ns.emplace_back(phase.name(), phase.ns());
     there_ns += phase.ns();
   }
-  clock.mark("wire");
+  clock.mark(name);
   migration.report.blackout_phases_ns.back().second -= there_ns;
+}
+
+void await_prepared(Migration& migration, PhaseClock& clock) {
+  const proto::Envelope answer =
+      await_envelope(migration, proto::Envelope::kPrepared, monotonic_ns() + kPreparedTimeoutNs);
+  mark_wait(migration, clock, answer.prepared().phases(), "wire");
 }
 
 // From here on the source can't run until the destination has answered.
@@ -109,7 +117,7 @@ void await_committed(Migration& migration, PhaseClock& clock) {
   const proto::Envelope answer =
       await_envelope(migration, proto::Envelope::kCommitted, monotonic_ns() + kConfirmTimeoutNs);
   migration.report.pid_destination = answer.committed().host_pid();
-  clock.mark("commit");
+  mark_wait(migration, clock, answer.committed().phases(), "commit");
 }
 
 }  // namespace

@@ -91,7 +91,9 @@ void roll_back(Migration& migration) noexcept;
 // Completed, RollingBack, or, with the task frozen and the journal written, in InDoubt.
 void settle_doubt(Migration& migration) noexcept;
 // What became of a migration; throws Error when the destination can't be asked.
-proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const std::string& id);
+// `settled`: the source has acted on COMMITTED, the destination may forget it.
+proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const std::string& id,
+                           bool settled = false);
 
 // --- Shared by the steps -------------------------------------------------------------------------
 // Set by SIGINT and SIGTERM; looked at between rounds.
@@ -108,6 +110,8 @@ proto::Envelope await_envelope(Migration& migration, proto::Envelope::BodyCase k
 // Sends a later description and waits until the destination has reconciled its skeleton. The layout
 // in `process` must be the one that migration.memory has.
 void describe_again(Migration& migration, const proto::Process& process);
+// One round while the task runs, until the destination has placed it.
+RoundReport run_round(Migration& migration);
 // Sends the areas as of now to the page server, under the current generation.
 void publish_areas(Migration& migration);
 // `existing`: see SendRound in page_service.proto.

@@ -76,34 +76,45 @@ std::set<std::uint64_t> sockets_of_process(pid_t host_pid) {
   const ProcFdDirectory directory(host_pid);
   for (const int fd : directory.list()) {
     const auto link = directory.link(fd);
-    if (link && link->starts_with(kPrefix)) inodes.insert(std::stoull(link->substr(kPrefix.size())));
+    if (link && link->starts_with(kPrefix))
+      inodes.insert(std::stoull(link->substr(kPrefix.size())));
   }
   return inodes;
 }
 
-// A socket of another process would lose the address. One that is not accepted yet, or lingers
-// without a process, has no inode.
-void look_for_others(pid_t host_pid, const std::vector<IpAddress>& moving, Findings& findings) {
-  std::vector<std::pair<std::string, InetDiag>> found;
+// "10.0.0.5 TCP port 80" of those that use an address, by inode. One that is not accepted yet, or
+// lingers without a process, has no inode.
+std::map<std::uint64_t, std::string> sockets_on(const std::vector<IpAddress>& addresses) {
+  std::map<std::uint64_t, std::string> found;
   for (const auto& [name, protocol] : {std::pair("TCP", IPPROTO_TCP), {"UDP", IPPROTO_UDP}}) {
-    for (InetDiag& socket : inet_diag(protocol, ~0U)) {
-      const auto local = IpAddress::from_bytes(
-          {reinterpret_cast<const char*>(socket.local_address.data()), socket.local_address.size()});
-      const bool moves = local && std::find(moving.begin(), moving.end(), local->unmapped()) !=
-                                      moving.end();
-      if (moves && socket.inode != 0) found.emplace_back(name, std::move(socket));
+    for (const InetDiag& socket : inet_diag(protocol, ~0U)) {
+      const auto local =
+          IpAddress::from_bytes({reinterpret_cast<const char*>(socket.local_address.data()),
+                                 socket.local_address.size()});
+      if (!local || socket.inode == 0) continue;
+      const IpAddress address = local->unmapped();
+      if (std::find(addresses.begin(), addresses.end(), address) == addresses.end()) continue;
+      found[socket.inode] = fmt::format("{} {} port {}", address.text(), name, socket.local_port);
     }
   }
+  return found;
+}
+
+// A socket of another process would lose the address. What the process itself opens and closes
+// meanwhile is no such socket: one that was there before the process was looked at, and after, was
+// there in between.
+void look_for_others(pid_t host_pid, const std::vector<IpAddress>& moving, Findings& findings) {
+  auto found = sockets_on(moving);
+  const auto forget_own = [&] {
+    for (const std::uint64_t inode : sockets_of_process(host_pid)) found.erase(inode);
+  };
+  forget_own();
   if (found.empty()) return;
-  // After the dump, or a connection that was just accepted would look like somebody else's.
-  const std::set<std::uint64_t> own = sockets_of_process(host_pid);
+  forget_own();
+  const auto still_there = sockets_on(moving);
+  std::erase_if(found, [&](const auto& entry) { return !still_there.contains(entry.first); });
   std::set<std::string> told;
-  for (const auto& [name, socket] : found) {
-    if (own.contains(socket.inode)) continue;
-    const auto local = IpAddress::from_bytes(
-        {reinterpret_cast<const char*>(socket.local_address.data()), socket.local_address.size()});
-    const std::string object = fmt::format("{} {} port {}", local->unmapped().text(), name,
-                                           socket.local_port);
+  for (const auto& [inode, object] : found) {
     if (!told.insert(object).second) continue;
     refuse(findings, "address-shared", object,
            "a socket of another process uses the address that would move away from it",
@@ -146,7 +157,7 @@ struct SourceNetwork::State {
   bool active = false;
   bool frozen = false;
   bool committed = false;
-  bool cut_off = false;  // the destination can't be reached any more
+  bool cut_off = false;            // the destination can't be reached any more
   std::vector<std::string> taken;  // sent to the destination, still ours if it comes to nothing
   std::vector<proto::MovedAddress> moved;
 

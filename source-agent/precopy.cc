@@ -17,11 +17,13 @@ void follow_layout(Migration& migration) {
                             migration.options.pid))
         .with_hint("begin the migration again");
   }
-  const proto::Process process = migration.capture->describe_running(*migration.task);
-  if (!migration.memory->update(process.mappings())) {
+  // Descriptors wait for the last description before the freeze: what a round costs is dirtied anew.
+  if (!migration.memory->update(migration.capture->describe_mappings(*migration.task))) {
     publish_areas(migration);  // what was fresh is fresh no more
     return;
   }
+  proto::Process process = migration.capture->describe_running(*migration.task);
+  migration.memory->update(process.mappings());
   describe_again(migration, process);
 }
 
@@ -39,6 +41,8 @@ void scan_stopped(Migration& migration, std::int64_t deadline_ns) {
   while (migration.scanned.round() < migration.round) take_event(migration, deadline_ns);
   migration.task->resume();
 }
+
+}  // namespace
 
 RoundReport run_round(Migration& migration) {
   const std::int64_t began_ns = monotonic_ns();
@@ -67,8 +71,6 @@ RoundReport run_round(Migration& migration) {
   }
   return round;
 }
-
-}  // namespace
 
 void precopy(Migration& migration) {
   ConvergenceLimits limits;

@@ -8,6 +8,7 @@
 #include "common/base/log.h"
 #include "common/kernel/cgroup_fs.h"
 #include "common/remote/remote_task.h"
+#include "source-agent/left_sockets.h"
 #include "source-agent/migration.h"
 #include "source-agent/session.h"
 
@@ -33,6 +34,7 @@ void give_back_group(const RecoveryFacts& facts, const JournalRecord& record) {
 
 // The task runs on here; the code that a killed agent left in it is taken out.
 void bring_back(const RecoveryFacts& facts, const JournalRecord& record) {
+  if (facts.process_alive) release_left_sockets(record.process.pid);
   give_back_group(facts, record);
   if (facts.process_alive) {
     RemoteTask task = RemoteTask::attach(record.process.pid);
@@ -42,10 +44,21 @@ void bring_back(const RecoveryFacts& facts, const JournalRecord& record) {
   remove_source_network(record);
 }
 
+// Never thawed: it runs elsewhere. Frozen, it can't have ended and its number be another's by now.
 void end_source(const RecoveryFacts& facts, const JournalRecord& record) {
   if (facts.process_alive) ::kill(record.process.pid, SIGKILL);
-  give_back_group(facts, record);
+  if (facts.group_exists) FreezerGroup::adopt(record.cgroup_path).discard();
   remove_source_network(record);
+}
+
+// The destination forgets what the source has acted on; if it doesn't hear of it, it does in time.
+void say_settled(const JournalRecord& record) noexcept {
+  try {
+    ask_outcome(parse_host_port(record.peer), load_keys(record.keys_dir, "source"),
+                record.migration_id, true);
+  } catch (const std::exception& error) {
+    log_info("migration={} {}", record.migration_id, error.what());
+  }
 }
 
 // False when it stays in doubt.
@@ -67,6 +80,7 @@ bool ask_and_settle(const RecoveryFacts& facts, const JournalRecord& record,
   }
   const bool moved = outcome.kind() == proto::Outcome::COMMITTED;
   moved ? end_source(facts, record) : bring_back(facts, record);
+  if (moved) say_settled(record);
   progress(fmt::format("{}: pid {} {}", record.migration_id, record.process.pid,
                        moved ? "has moved; its copy here was ended" : "runs on here"));
   return true;
@@ -96,7 +110,37 @@ bool recover_one(const JournalRecord& record,
   return true;
 }
 
+// What was meant for its operator goes to the log; true when it is settled.
+bool recover_quietly(const JournalFolder& folder, const JournalRecord& record) {
+  try {
+    if (!recover_one(record, [](const std::string& line) { log_info("recovered {}", line); })) {
+      return false;
+    }
+    folder.remove(record);
+    return true;
+  } catch (const Error& error) {
+    log_warning("recovering migration={}: {}", record.migration_id, error.what());
+    return false;
+  }
+}
+
 }  // namespace
+
+void recover_before(const MigrateOptions& options) {
+  const JournalFolder folder(options.state_dir);
+  for (const JournalRecord& record : folder.load_all("source").records) {
+    if (is_alive(record.agent)) continue;
+    const bool same_process = record.process.pid == options.pid && is_alive(record.process);
+    // Another destination that may not even answer is not this migration's business.
+    const bool asks = decide_recovery(record, find_facts(record)) == RecoveryStep::kAsk;
+    if (asks && !same_process) continue;
+    if (recover_quietly(folder, record) || !same_process) continue;
+    throw Refused("in-doubt",
+                  fmt::format("pid {}: migration {} to {} was interrupted and is not settled",
+                              options.pid, record.migration_id, record.peer),
+                  "run: migrate recover");
+  }
+}
 
 bool run_recover(const MigrateOptions& options,
                  const std::function<void(const std::string&)>& progress) {

@@ -25,6 +25,26 @@ void attempt(const char* what, Duty duty) noexcept {
   }
 }
 
+// Whatever broke here, the destination's own story is the better one, and may be on its way. The
+// destination listens for ours in the same way, for longer: so one of the two is told.
+void hear_destination(Migration& migration) {
+  constexpr std::int64_t kPatienceNs = 250'000'000;
+  if (!migration.control || migration.peer_aborted || cancel_requested()) return;
+  const std::int64_t deadline_ns = monotonic_ns() + kPatienceNs;
+  try {
+    for (;;) {
+      const auto envelope = migration.control->try_receive(deadline_ns);
+      if (!envelope) return;
+      migration.control->check_not_aborted(*envelope);
+    }
+  } catch (const PeerAborted& aborted) {
+    migration.peer_aborted = true;
+    migration.report.error = describe_error(aborted);
+  } catch (const Error&) {
+    return;  // it says nothing
+  }
+}
+
 void say_abort(Migration& migration) {
   if (!migration.control || !migration.error || migration.peer_aborted) return;
   proto::Abort abort;
@@ -55,6 +75,7 @@ void roll_back(Migration& migration) noexcept {
   attempt("held packets", [&] {
     if (migration.network) migration.network->remove();
   });
+  attempt("hearing the destination", [&] { hear_destination(migration); });
   attempt("telling the destination", [&] { say_abort(migration); });
   attempt("tracking", [&] { migration.memory.reset(); });
   attempt("page server", [&] { migration.pages.reset(); });
@@ -68,10 +89,12 @@ void roll_back(Migration& migration) noexcept {
   attempt("state", [&] { migration.machine.apply(Event::kCleanedUp); });
 }
 
-proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const std::string& id) {
+proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const std::string& id,
+                           bool settled) {
   Channel control = connect_control(peer, keys, id);
   proto::OutcomeRequest request;
   request.set_migration_id(id);
+  request.set_settled(settled);
   control.send_body(request, monotonic_ns() + kAskTimeoutNs);
   return control.receive_body<proto::Outcome>(monotonic_ns() + kAskTimeoutNs);
 }
@@ -92,7 +115,7 @@ void settle_doubt(Migration& migration) noexcept {
         return;
       }
       migration.machine.apply(Event::kOutcomeOpen);
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {
       log_warning("in doubt: {}", error.what());
     }
     ::usleep(kAskAgainMs * 1000);

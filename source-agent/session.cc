@@ -49,7 +49,8 @@ void end_badly(Migration& migration, const Error& error) {
     migration.machine.apply(Event::kPreflightRefused);
     return;
   }
-  migration.machine.apply(event_of(error));
+  const bool too_late_to_cancel = is_past_commit(migration.machine.state());
+  migration.machine.apply(too_late_to_cancel ? Event::kCommitLost : event_of(error));
   if (migration.machine.state() == State::kInDoubt) settle_doubt(migration);
   if (migration.machine.state() == State::kRollingBack) roll_back(migration);
 }
@@ -68,6 +69,7 @@ MigrationReport run_migration(const MigrateOptions& options,
   Migration migration(options);
   migration.progress = progress;
   try {
+    recover_before(options);
     connect_and_preflight(migration);
     build(migration);
     precopy(migration);

@@ -19,5 +19,8 @@ MigrationReport run_check(const MigrateOptions& options);
 // `progress`. Returns false when something stays in doubt.
 bool run_recover(const MigrateOptions& options,
                  const std::function<void(const std::string&)>& progress);
+// The same before a migration, into the log only; another destination than that of this process is
+// not asked. Throws Refused when the process itself stays in doubt.
+void recover_before(const MigrateOptions& options);
 
 }  // namespace godwit

@@ -8,6 +8,8 @@
 
 #include "common/base/error.h"
 #include "common/base/log.h"
+#include "common/base/scope_exit.h"
+#include "common/kernel/proc_maps.h"
 #include "common/model/layout_diff.h"
 #include "common/model/page_areas.h"
 #include "common/tracking/write_protect_arm.h"
@@ -34,7 +36,7 @@ TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind) : task_(task), 
   enable_write_protect_tracking(userfaultfd_.get());
 }
 
-bool TrackedMemory::update(const proto::Mappings& layout) {
+bool TrackedMemory::update(const proto::Mappings& layout, bool last) {
   const LayoutDiff diff = diff_layout(layout_, layout);
   for (const LayoutSegment& segment : diff.map) {
     log_debug("layout new={:x}-{:x}", segment.range.start, segment.range.end);
@@ -49,13 +51,12 @@ bool TrackedMemory::update(const proto::Mappings& layout) {
   }
   std::vector<PageRange> added;
   for (const LayoutSegment& segment : diff.map) added.push_back(segment.range);
-  arm(added);
+  if (!last) arm(added);
   // What was fresh and never scanned stays fresh where it still exists; page_areas() clips.
   fresh_.insert(fresh_.end(), added.begin(), added.end());
   std::sort(fresh_.begin(), fresh_.end(),
             [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
-  const auto last = std::unique(fresh_.begin(), fresh_.end());
-  fresh_.erase(last, fresh_.end());
+  fresh_.erase(std::unique(fresh_.begin(), fresh_.end()), fresh_.end());
   layout_ = layout;
   areas_ = page_areas(layout_, fresh_);
   return !diff.empty();
@@ -67,10 +68,25 @@ void TrackedMemory::mark_scanned() {
   areas_ = page_areas(layout_, fresh_);
 }
 
+// Registering splits a mapping where the range ends inside of it, and a program can tell: mremap
+// refuses a range of two mappings. What was described while the task ran may be out of date, so
+// whole mappings are registered, as they are while it stands still.
 void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
   if (kind_ == TrackerKind::kSoftDirty || ranges.empty()) return;
+  const bool stops = !task_.stopped();
+  if (stops) task_.stop();
+  const ScopeExit go_on([&] {
+    if (stops) task_.resume();
+  });
+  std::vector<PageRange> whole;
+  for (const MapsLine& line : read_maps(task_.host_pid())) {
+    const bool wanted = std::any_of(ranges.begin(), ranges.end(), [&](const PageRange& range) {
+      return range.overlaps(line.range);
+    });
+    if (wanted && !task_.is_scratch(line.range)) whole.push_back(line.range);
+  }
   // Shared file mappings and the vDSO are refused by the kernel, and nothing of them is sent.
-  for (const UnarmedRange& unarmed : arm_write_protect(userfaultfd_.get(), ranges)) {
+  for (const UnarmedRange& unarmed : arm_write_protect(userfaultfd_.get(), whole)) {
     log_debug("not tracked area={:x}-{:x} {}", unarmed.range.start, unarmed.range.end,
               errno_text(unarmed.code));
   }

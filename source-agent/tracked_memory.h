@@ -23,8 +23,9 @@ class TrackedMemory {
   TrackedMemory(RemoteTask& task, TrackerKind kind);
 
   // Takes a new layout: registers what is new, works out what must be sent whole. Returns true when
-  // the areas differ from the last ones. The task may run.
-  bool update(const proto::Mappings& layout);
+  // the areas differ from the last ones. A running task is stopped for a moment when there is
+  // something to register. `last`: no round but the final one follows, so nothing is registered.
+  bool update(const proto::Mappings& layout, bool last = false);
 
   // The areas as of the last update; fresh pieces are those not yet taken by a round.
   std::vector<proto::PageArea> areas() const { return areas_; }

@@ -58,9 +58,10 @@ class JournalFolder {
     std::vector<std::string> broken;
   };
   Contents load_all(const std::string& role) const;
+  // Where it is, or would be.
+  std::string path_of(const JournalRecord& record) const;
 
  private:
-  std::string path_of(const JournalRecord& record) const;
   std::string dir_;
 };
 

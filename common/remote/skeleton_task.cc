@@ -46,8 +46,10 @@ std::int64_t make_task(RemoteTask& task, std::uint64_t flags, int exit_signal, p
     const std::int64_t result = outcome.results().front();
     if (outcome.complete()) return result;
     if (result != -EEXIST || monotonic_ns() - start > kTakenTimeoutNs) {
-      throw_errno(static_cast<int>(-result),
-                  fmt::format("clone3 in process {} with the id {}", task.host_pid(), wanted));
+      throw Error(fmt::format("clone3 in process {} with the id {}: {}", task.host_pid(), wanted,
+                              errno_text(static_cast<int>(-result))),
+                  static_cast<int>(-result),
+                  result == -EEXIST ? "the id is taken on this host: use --pids namespace" : "");
     }
     usleep(1000);
   }

@@ -128,6 +128,85 @@ class Handover : public testing::TestWithParam<const char*> {
     endpoints_ = endpoints;
   }
 
+  // What takes part at the destination, made before the blackout.
+  struct Destination {
+    explicit Destination(const std::string& id) : hold(id), incoming(id) { hold.prepare({}); }
+    PacketHold hold;
+    PacketReplay replay;
+    IncomingAddresses incoming;
+  };
+
+  // The sockets of sockets_ at the destination, released, with the packets that came meanwhile.
+  std::vector<UniqueFd> restore(Destination& dest,
+                                const std::vector<proto::MovedAddress>& addresses,
+                                PacketHold& source_hold) {
+    std::vector<UniqueFd> moved;
+    const std::int64_t start = monotonic_ns();
+    for (const proto::TcpSocket& socket : sockets_) moved.push_back(prepare_tcp_socket(socket));
+    const std::int64_t prepared = monotonic_ns();
+    dest.hold.activate(endpoints_);
+    const std::int64_t held = monotonic_ns();
+    dest.incoming.add_silently(addresses, 60);
+    for (std::size_t index = 0; index < moved.size(); ++index) {
+      finish_tcp_socket(moved[index].get(), sockets_[index]);
+    }
+    const std::int64_t finished = monotonic_ns();
+    dest.incoming.announce();
+    dest.hold.let_out();
+    const std::int64_t announced = monotonic_ns();
+    for (std::size_t index = 0; index < moved.size(); ++index) {
+      release_tcp_socket(moved[index].get(), sockets_[index], dest.replay);
+    }
+    const std::int64_t released = monotonic_ns();
+    dest.hold.deactivate(dest.replay, source_hold.take());
+    dest.incoming.keep();
+    fmt::print(
+        "prepare {:.2f} hold {:.2f} address+finish {:.2f} announce {:.2f} release {:.2f} ms\n",
+        to_ms(prepared - start), to_ms(held - prepared), to_ms(finished - held),
+        to_ms(announced - finished), to_ms(released - announced));
+    return moved;
+  }
+
+  // The source's sockets are closed, and the servers go on with those of the destination.
+  void go_on_with(std::vector<UniqueFd> moved) {
+    for (End& server : servers_) server.fd.reset();
+    listener_.reset();
+    for (std::size_t index = 0; index < servers_.size(); ++index) {
+      servers_[index].fd = std::move(moved[index]);
+    }
+    listener_ = std::move(moved.back());
+  }
+
+  // A client that connects in the blackout.
+  UniqueFd connect_late(const IpAddress& address) {
+    UniqueFd late;
+    network_.in("client", [&] {
+      late = UniqueFd(socket(address.family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      const SocketAddress service(address, 6379);
+      EXPECT_EQ(connect(late.get(), service.get(), service.size()), 0);
+    });
+    return late;
+  }
+
+  // Packets that still come to the source are taken to the destination.
+  void forward_stragglers(PacketHold& source_hold, PacketReplay& replay) {
+    for (int time = 0; time < 20; ++time) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      const auto stragglers = source_hold.take();
+      network_.in("dest", [&] { replay.inject_all(stragglers); });
+    }
+  }
+
+  void expect_all_received() {
+    for (std::size_t index = 0; index < servers_.size(); ++index) {
+      EXPECT_EQ(servers_[index].wrong + clients_[index].wrong, 0U) << index;
+      EXPECT_FALSE(servers_[index].failed || clients_[index].failed) << index;
+      EXPECT_GT(servers_[index].received, 100000U) << index;
+    }
+    EXPECT_EQ(network_.run("dest", "nft list tables"), "");
+    EXPECT_EQ(network_.run("source", "nft list tables"), "");
+  }
+
   TestNetwork network_;
   UniqueFd listener_;
   std::vector<End> clients_;
@@ -140,7 +219,6 @@ TEST_P(Handover, UnderLoadLosesNothingAndNobodyTimesOut) {
   connect_all();
   const std::string id = fmt::format("{:x}load", static_cast<unsigned>(getpid()));
   const IpAddress address = *IpAddress::from_text(GetParam());
-  std::vector<UniqueFd> moved;
   std::int64_t blackout = 0;
   UniqueFd late;
   const long before = network_.counter("client", "TcpExt", "TCPTimeouts");
@@ -153,91 +231,37 @@ TEST_P(Handover, UnderLoadLosesNothingAndNobodyTimesOut) {
     OutgoingAddresses outgoing(id + "s");
     const auto addresses = describe_addresses({&address, 1});
     ASSERT_EQ(addresses.size(), 1U);
-    std::optional<PacketHold> dest_hold;
-    std::optional<PacketReplay> replay;
-    std::optional<IncomingAddresses> incoming;
-    network_.in("dest", [&] {
-      dest_hold.emplace(id + "d");
-      dest_hold->prepare({});
-      replay.emplace();
-      incoming.emplace(id + "d");
-    });
+    std::optional<Destination> dest;
+    network_.in("dest", [&] { dest.emplace(id + "d"); });
     servers->mutex().lock();  // the process is frozen
     const std::int64_t start = monotonic_ns();
     capture(source_hold);
     for (const End& server : servers_) freeze_tcp_stream(server.fd.get());
     freeze_tcp_stream(listener_.get());
-    std::thread newcomer([&] {
-      network_.in("client", [&] {
-        late = UniqueFd(socket(address.family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        const SocketAddress service(address, 6379);
-        EXPECT_EQ(connect(late.get(), service.get(), service.size()), 0);
-      });
-    });
+    std::thread newcomer([&] { late = connect_late(address); });
     const std::int64_t captured = monotonic_ns();
     std::this_thread::sleep_for(std::chrono::milliseconds(20));  // what a long blackout would be
-    const std::int64_t paused = monotonic_ns();
-    std::int64_t times[5] = {};
-    network_.in("dest", [&] {
-      for (const proto::TcpSocket& socket : sockets_) moved.push_back(prepare_tcp_socket(socket));
-      times[0] = monotonic_ns();
-      dest_hold->activate(endpoints_);
-      times[1] = monotonic_ns();
-      incoming->add_silently(addresses, 60);
-      for (std::size_t index = 0; index < moved.size(); ++index) {
-        finish_tcp_socket(moved[index].get(), sockets_[index]);
-      }
-      times[2] = monotonic_ns();
-      incoming->announce();
-      dest_hold->let_out();
-      times[3] = monotonic_ns();
-      for (std::size_t index = 0; index < moved.size(); ++index) {
-        release_tcp_socket(moved[index].get(), sockets_[index], *replay);
-      }
-      times[4] = monotonic_ns();
-      dest_hold->deactivate(*replay, source_hold.take());
-      incoming->keep();
-    });
+    std::vector<UniqueFd> moved;
+    network_.in("dest", [&] { moved = restore(*dest, addresses, source_hold); });
     source_hold.activate_stragglers({&address, 1});
     outgoing.release(addresses);
-    for (End& server : servers_) server.fd.reset();
-    listener_.reset();
-    for (std::size_t index = 0; index < servers_.size(); ++index) {
-      servers_[index].fd = std::move(moved[index]);
-    }
-    listener_ = std::move(moved.back());
+    go_on_with(std::move(moved));
     servers->mutex().unlock();
     blackout = monotonic_ns() - start;
-    fmt::print(
-        "capture {:.2f} prepare {:.2f} hold {:.2f} address+finish {:.2f} announce {:.2f} "
-        "release {:.2f} ms\n",
-        to_ms(captured - start), to_ms(times[0] - paused), to_ms(times[1] - times[0]),
-        to_ms(times[2] - times[1]), to_ms(times[3] - times[2]), to_ms(times[4] - times[3]));
-    for (int time = 0; time < 20; ++time) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      const auto stragglers = source_hold.take();
-      network_.in("dest", [&] { replay->inject_all(stragglers); });
-    }
+    fmt::print("{} connections, capture {:.2f} ms, blackout {:.2f} ms, 20 of them a pause\n",
+               kConnections, to_ms(captured - start), to_ms(blackout));
+    forward_stragglers(source_hold, dest->replay);
     newcomer.join();
     outgoing.finish();
     EXPECT_EQ(source_hold.overflows(), 0U);
-    dest_hold.reset();
   });
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   const UniqueFd accepted(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   EXPECT_TRUE(accepted.valid()) << "the connection made during the blackout";
   servers.reset();
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  fmt::print("{} connections, blackout {:.2f} ms, 20 of them a pause\n", kConnections,
-             to_ms(blackout));
   EXPECT_EQ(network_.counter("client", "TcpExt", "TCPTimeouts"), before);
-  for (std::size_t index = 0; index < servers_.size(); ++index) {
-    EXPECT_EQ(servers_[index].wrong + clients_[index].wrong, 0U) << index;
-    EXPECT_FALSE(servers_[index].failed || clients_[index].failed) << index;
-    EXPECT_GT(servers_[index].received, 100000U) << index;
-  }
-  EXPECT_EQ(network_.run("dest", "nft list tables"), "");
-  EXPECT_EQ(network_.run("source", "nft list tables"), "");
+  expect_all_received();
 }
 
 TEST_P(Handover, RollbackUnderLoadLosesNothing) {

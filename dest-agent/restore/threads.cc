@@ -101,14 +101,6 @@ void plan(const proto::Thread* have, const proto::Thread& want,
   if (have == nullptr || !same(have->alternate_stack(), want.alternate_stack())) {
     set_stack(want, batch);
   }
-  if ((have == nullptr || have->robust_list() != want.robust_list()) &&
-      want.robust_list_bytes() != 0) {
-    batch.add(SYS_set_robust_list, {want.robust_list(), want.robust_list_bytes()},
-              name_of(want) + ", robust list");
-  }
-  if (have == nullptr || have->clear_child_tid() != want.clear_child_tid()) {
-    batch.add(SYS_set_tid_address, {want.clear_child_tid()}, name_of(want));
-  }
   if (have == nullptr || have->comm() != want.comm()) set_name(want, batch);
   // Processors first: a thread with a deadline may not be bound to some of them any more.
   if (have == nullptr ||
@@ -146,6 +138,13 @@ void plan_rseq_removal(const std::optional<RseqConfiguration>& have, SyscallBatc
 }
 
 void plan_thread_last(const proto::Thread& want, SyscallBatch& batch) {
+  // The kernel writes to both when a thread ends. One that is ended while the process is built,
+  // because the original ended there, must not write into memory that is another thread's by now.
+  if (want.robust_list_bytes() != 0) {
+    batch.add(SYS_set_robust_list, {want.robust_list(), want.robust_list_bytes()},
+              name_of(want) + ", robust list");
+  }
+  batch.add(SYS_set_tid_address, {want.clear_child_tid()}, name_of(want));
   if (want.parent_death_signal() != 0) {
     batch.add(SYS_prctl, {PR_SET_PDEATHSIG, want.parent_death_signal(), 0, 0, 0},
               name_of(want) + ", parent-death signal");

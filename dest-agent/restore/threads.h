@@ -1,7 +1,7 @@
 // Threads at the destination: what each sets for itself by rows, and what is set from outside by
 // ptrace.
 //
-// Class: in place (names, scheduling, stacks, lists); registers, mask and pending signals at
+// Class: in place (names, scheduling, stacks); registers, mask and pending signals at
 // cut-over. Order at cut-over, for each thread:
 //   plan_thread (differences), pages in place, credentials, plan_thread_last, plan_pending,
 //   then apply_thread_registers, after which no batch may run in it.
@@ -27,8 +27,8 @@ void plan_thread(const proto::Thread& have, const proto::Thread& want,
 // Ends the registration that the thread inherited (rseq(2) by its maker's libc). To be done before
 // that memory is unmapped: the kernel writes to the area whenever the thread returns from it.
 void plan_rseq_removal(const std::optional<RseqConfiguration>& have, SyscallBatch& batch);
-// After credentials and pages: the parent-death signal, which a change of ids takes away, and rseq,
-// whose area the kernel writes to.
+// After credentials and pages: the parent-death signal, which a change of ids takes away, and what
+// the kernel writes to: the rseq area, and at the thread's end its robust list and its id's place.
 void plan_thread_last(const proto::Thread& want, SyscallBatch& batch);
 
 // Vector state, mask and general registers. Throws Error when the sizes are of another processor.

@@ -12,6 +12,8 @@ ARGUMENTS = {
     "udp_server": ("7001", SERVICE, SERVICE6),
     "memory_checker": ("64", "2", "5000"),
 }
+# Programs that write all of their memory again and again: no round makes the rest small.
+OPTIONS = {"heap_growth": ("--max-downtime", "1s", "--max-rounds", "6")}
 CLIENTS = {
     "tcp_server": (("client_tcp_stream", SERVICE, 7000, "--connections", "4", "--bytes-per-s", "1e6"),
                    ("client_tcp_stream", SERVICE6, 7000, "--connections", "2",
@@ -37,7 +39,7 @@ class WorkloadsTest(MoveCase):
         self.blackouts = []
         workload = self.workload(name, *ARGUMENTS.get(name, ()))
         clients = [Client(self.c, *words) for words in CLIENTS.get(name, ())]
-        extra = ("--addresses", "move") if clients else ()
+        extra = (*OPTIONS.get(name, ()), *(("--addresses", "move") if clients else ()))
         time.sleep(0.1)
         for _ in range(6):
             self.move(workload, *extra)

@@ -36,13 +36,13 @@ class Run:
     def switch_window_ns(self, margin_ms: int = 250) -> tuple[int, int]:
         """The blackout with a margin around it, CLOCK_REALTIME.
 
-        The report tells how long each state took; counted back from the end of the run that gives
-        the instant of freezing to within a few milliseconds.
+        The report tells how long the run took and each state before freezing; counted back from
+        the end of the run that gives the instant of freezing to within a few milliseconds.
         """
         phases = self.report.get("phases_ms", {})
-        after = sum(ms for name, ms in phases.items() if name not in
-                    ("Connecting", "Preflight", "Building", "PreCopy"))
-        frozen_ns = self.ended_ns - int(after * 1e6)
+        before = sum(phases.get(name, 0) for name in
+                     ("Connecting", "Preflight", "Building", "PreCopy"))
+        frozen_ns = self.ended_ns - int((self.report.get("total_ms", 0) - before) * 1e6)
         blackout_ns = int(self.report.get("blackout_ms", 0) * 1e6)
         return frozen_ns - margin_ms * 1_000_000, frozen_ns + blackout_ns + margin_ms * 1_000_000
 

@@ -162,7 +162,12 @@ void BlockedCallWatch::observe(pid_t host_pid) {
     return std::find(threads.begin(), threads.end(), entry.first) == threads.end();
   });
   for (const pid_t tid : threads) {
-    observe_thread(fmt::format("/proc/{}/task/{}", host_pid, tid), tid);
+    try {
+      observe_thread(fmt::format("/proc/{}/task/{}", host_pid, tid), tid);
+    } catch (const Error& error) {
+      if (error.code() != ENOENT && error.code() != ESRCH) throw;
+      entries_.erase(tid);  // it has ended meanwhile
+    }
   }
 }
 

@@ -63,13 +63,28 @@ proto::Credentials capture_credentials(CaptureContext& context) {
   return credentials;
 }
 
+namespace {
+
+// Of a thread of a running process: nothing when it has ended.
+std::optional<proto::Credentials> try_describe_credentials(const std::string& directory) {
+  try {
+    return describe_credentials(directory);
+  } catch (const Error& error) {
+    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
+    throw;
+  }
+}
+
+}  // namespace
+
 void preflight_credentials(pid_t host_pid, Findings& findings) {
   const std::string process = fmt::format("/proc/{}", host_pid);
   const proto::Credentials leader = describe_credentials(process);
   for (const pid_t tid : list_threads(host_pid)) {
     const std::string directory = fmt::format("{}/task/{}", process, tid);
-    if (!try_read_proc_status(directory)) continue;
-    if (describe_credentials(directory).SerializeAsString() != leader.SerializeAsString()) {
+    const auto credentials = try_describe_credentials(directory);
+    if (!credentials) continue;
+    if (credentials->SerializeAsString() != leader.SerializeAsString()) {
       refuse(findings, "thread-credentials", fmt::format("thread {}", tid),
              "it has other credentials than the process's first thread",
              "give all threads the same ids and capabilities");

@@ -1,6 +1,7 @@
 #include "source-agent/capture/process.h"
 
 #include "common/base/error.h"
+#include "common/kernel/proc_status.h"
 #include "source-agent/capture/credentials.h"
 #include "source-agent/capture/filesystem_context.h"
 #include "source-agent/capture/process_attributes.h"
@@ -23,6 +24,11 @@ proto::Process ProcessCapture::describe_outside() {
   *process.mutable_credentials() = describe_credentials(fmt::format("/proc/{}", host_pid_));
   *process.mutable_rlimits() = describe_rlimits(host_pid_);
   *process.mutable_filesystem_context() = describe_filesystem_context(host_pid_);
+  // Of the threads only the ids, which must be free at the destination.
+  for (const pid_t tid : list_threads(host_pid_)) {
+    const auto status = try_read_proc_status(fmt::format("/proc/{}/task/{}", host_pid_, tid));
+    if (status) process.add_threads()->set_tid(status->inner_pid());
+  }
   return process;
 }
 
