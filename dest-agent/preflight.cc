@@ -32,6 +32,9 @@ std::vector<pid_t> ids_of(const proto::Process& process) {
 std::string choose_pids(const proto::Process& process, const std::string& wanted,
                         Findings& findings) {
   if (wanted == "namespace") return wanted;
+  // In a namespace ids start low: its next thread would get an id that a host has given long ago.
+  const proto::TaskIdentity& identity = process.identity();
+  if (wanted == "auto" && identity.pid() != identity.host_pid()) return "namespace";
   const std::vector<pid_t> ids = ids_of(process);
   const auto taken = std::find_if(ids.begin(), ids.end(), [](pid_t id) { return !id_is_free(id); });
   if (taken == ids.end()) return "same";

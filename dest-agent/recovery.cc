@@ -52,15 +52,18 @@ void await_end(const ProcessMark& mark) {
 
 RecoveryFacts find_facts(const JournalRecord& record) {
   RecoveryFacts facts;
-  if (record.process.pid != 0 && record.state != State::kCommitted) await_end(record.process);
   facts.agent_alive = is_alive(record.agent);
-  facts.process_alive = record.process.pid != 0 && is_alive(record.process);
   facts.group_exists = !record.cgroup_path.empty() && std::filesystem::exists(record.cgroup_path);
   if (facts.group_exists) {
     FreezerGroup group = FreezerGroup::adopt(record.cgroup_path);
     facts.group_frozen = group.freeze_asked();
     group.keep();
   }
+  // A frozen one was never thawed and does not end by itself: a source in doubt, and its clients, do
+  // not wait for that.
+  const bool dying = record.process.pid != 0 && record.state != State::kCommitted;
+  if (dying && !facts.group_frozen) await_end(record.process);
+  facts.process_alive = record.process.pid != 0 && is_alive(record.process);
   return facts;
 }
 

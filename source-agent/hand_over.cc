@@ -59,8 +59,8 @@ void describe_final(Migration& migration, PhaseClock& clock) {
   fd_table.take_copies(&*migration.task);
   migration.network->activate(fd_table.sockets());
   clock.mark("hold");
-  const bool changed =
-      migration.memory->update(migration.capture->describe_mappings(*migration.task), true);
+  proto::Mappings mappings = migration.capture->describe_mappings(*migration.task);
+  const bool changed = migration.memory->update(mappings, true);
   if (changed) {
     ++migration.generation;
     publish_areas(migration);
@@ -73,7 +73,7 @@ void describe_final(Migration& migration, PhaseClock& clock) {
   snapshot.set_version(kSnapshotVersion);
   snapshot.set_generation(migration.generation);
   proto::Process& process = *snapshot.add_processes();
-  process = migration.capture->describe_final(*migration.task);
+  process = migration.capture->describe_final(*migration.task, std::move(mappings));
   migration.network->recheck(fd_table.sockets(), *process.mutable_fd_table());
   final.set_round(migration.round);
   clock.mark("describe");
@@ -128,6 +128,7 @@ void hand_over(Migration& migration) {
   PhaseClock clock(migration.report);
   const std::int64_t began_ns = clock.last_ns();
   migration.task->stop();
+  migration.capture->note_stopped();
   clock.mark("stop");
   describe_final(migration, clock);
   migration.machine.apply(Event::kTasksFrozen);

@@ -17,7 +17,8 @@ void follow_layout(Migration& migration) {
                             migration.options.pid))
         .with_hint("begin the migration again");
   }
-  // Descriptors wait for the last description before the freeze: what a round costs is dirtied anew.
+  // Descriptors wait for the last description before the freeze: what a round costs is dirtied
+  // anew.
   if (!migration.memory->update(migration.capture->describe_mappings(*migration.task))) {
     publish_areas(migration);  // what was fresh is fresh no more
     return;

@@ -1,6 +1,7 @@
 #include "common/model/layout_diff.h"
 
 #include <algorithm>
+#include <span>
 
 #include "common/base/error.h"
 
@@ -76,8 +77,16 @@ std::uint64_t offset_at(const proto::Mapping& area, Address address) {
   return area.offset() + (address - area.start());
 }
 
-LayoutDiff diff_layout(const proto::Mappings& have, const proto::Mappings& want) {
-  LayoutDiff diff;
+namespace {
+
+// A piece of one description, the other, or both.
+struct Piece {
+  LayoutSegment segment;
+  bool kept = false;
+};
+
+std::vector<Piece> pieces_of(const proto::Mappings& have, const proto::Mappings& want) {
+  std::vector<Piece> pieces;
   Cursor old_areas(have);
   Cursor new_areas(want);
   Address at = 0;
@@ -85,18 +94,81 @@ LayoutDiff diff_layout(const proto::Mappings& have, const proto::Mappings& want)
     const Address end = std::min(old_areas.boundary(at), new_areas.boundary(at));
     const proto::Mapping* before = old_areas.covering(at);
     const proto::Mapping* after = new_areas.covering(at);
-    const LayoutSegment segment{{at, end}, before, after};
-    if (before != nullptr && after != nullptr && same_backing(have, *before, want, *after, at)) {
-      if (!same_attributes(*before, *after)) diff.change.push_back(segment);
-    } else {
-      if (before != nullptr) diff.unmap.push_back(segment.range);
-      if (after != nullptr) diff.map.push_back({segment.range, nullptr, after});
+    if (before != nullptr || after != nullptr) {
+      const bool kept =
+          before != nullptr && after != nullptr && same_backing(have, *before, want, *after, at);
+      pieces.push_back({{{at, end}, before, after}, kept});
     }
     at = end;
     old_areas.pass(at);
     new_areas.pass(at);
   }
+  return pieces;
+}
+
+// Private memory that stood apart when its pages came never becomes one mapping again, whatever is
+// mapped in between, and mremap refuses a range of two. So of an area that was several, with gaps,
+// the largest part is kept and the rest begins anew.
+void keep_one_part(std::span<Piece> area) {
+  const auto bytes = [](std::span<Piece> part) {
+    return part.empty() ? 0 : part.back().segment.range.end - part.front().segment.range.start;
+  };
+  std::span<Piece> largest;
+  for (std::size_t first = 0; first < area.size(); ++first) {
+    if (!area[first].kept) continue;
+    std::size_t end = first;
+    while (end < area.size() && area[end].kept) ++end;
+    const std::span<Piece> part = area.subspan(first, end - first);
+    if (bytes(part) > bytes(largest)) largest = part;
+    first = end;
+  }
+  for (Piece& piece : area) {
+    piece.kept =
+        piece.kept && !largest.empty() && &piece >= &largest.front() && &piece <= &largest.back();
+  }
+}
+
+}  // namespace
+
+LayoutDiff diff_layout(const proto::Mappings& have, const proto::Mappings& want) {
+  std::vector<Piece> pieces = pieces_of(have, want);
+  for (std::size_t first = 0; first < pieces.size();) {
+    const proto::Mapping* area = pieces[first].segment.want;
+    std::size_t end = first + 1;
+    while (end < pieces.size() && pieces[end].segment.want == area) ++end;
+    if (area != nullptr && area->backing() == proto::BACKING_ANONYMOUS) {
+      keep_one_part(std::span(pieces).subspan(first, end - first));
+    }
+    first = end;
+  }
+  LayoutDiff diff;
+  for (const auto& [segment, kept] : pieces) {
+    if (kept) {
+      if (!same_attributes(*segment.have, *segment.want)) diff.change.push_back(segment);
+      continue;
+    }
+    if (segment.have != nullptr) diff.unmap.push_back(segment.range);
+    if (segment.want != nullptr) diff.map.push_back({segment.range, nullptr, segment.want});
+  }
   return diff;
+}
+
+proto::Mappings join_areas(const proto::Mappings& mappings) {
+  proto::Mappings joined = mappings;
+  joined.clear_areas();
+  for (const proto::Mapping& area : mappings.areas()) {
+    proto::Mapping* last =
+        joined.areas_size() > 0 ? joined.mutable_areas(joined.areas_size() - 1) : nullptr;
+    if (last != nullptr && last->end() == area.start() && !is_special(area) &&
+        same_attributes(*last, area) &&
+        last->file_opened_writable() == area.file_opened_writable() &&
+        same_backing(mappings, *last, mappings, area, area.start())) {
+      last->set_end(area.end());
+    } else {
+      *joined.add_areas() = area;
+    }
+  }
+  return joined;
 }
 
 void check_mappings(const proto::Mappings& mappings) {

@@ -38,6 +38,9 @@ RemoteTask::~RemoteTask() {
     state_->kill();
     return;
   }
+  // reap_killed() has seen the end of all: nothing is held any more.
+  const auto gone = [](const Tracee& thread) { return thread.gone(); };
+  if (std::all_of(state_->threads.begin(), state_->threads.end(), gone)) return;
   try {
     detach();
   } catch (const std::exception& error) {

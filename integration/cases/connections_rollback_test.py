@@ -12,7 +12,7 @@ from harness.programs import descendants, name_of, send_signal
 class ConnectionsRollbackTest(MoveCase):
     """The destination's session is killed; the clients are served from wherever the server runs."""
 
-    PHASES = ("Building", "PreCopy", "Freezing", "Switching", "Prepared", "Committing")
+    PHASES = ("Building", "PreCopy", "Freezing", "Switching", "Prepared", "Committed")
 
     def kill_in(self, moved, phase):
         """One migration whose destination dies; True if the server had moved by then."""
@@ -23,7 +23,8 @@ class ConnectionsRollbackTest(MoveCase):
             if name_of(pid) == "dest-agent":
                 send_signal(pid)
         run = migration.wait(60)
-        self.tell(f"killed in {phase}: code {run.code}, {run.report.get('state')}")
+        self.tell(f"killed in {phase}: code {run.code}, {run.report.get('state')}, "
+                  f"phases {run.report['phases_ms']}")
         self.assertIn(run.code, (0, 1), f"{run}\n{self.agent_logs()}")
         if run.code == 0:
             moved.follow(there, run)
@@ -33,18 +34,18 @@ class ConnectionsRollbackTest(MoveCase):
 
     def check(self, moved, clients):
         """Failures in all phases, then a move that succeeds."""
-        counters = TcpCounters(self.network, "c")
         time.sleep(0.2)
         for phase in self.PHASES:
             with self.subTest(phase):
+                counters = TcpCounters(self.network, "c")
                 self.kill_in(moved, phase)
+                self.tell(f"{phase}: clients' host: {counters.delta()}")
         self.assert_moved(moved.move(self.other(moved.host), "--addresses", "move"))
         time.sleep(0.3)
         for client in clients:
             found = client.stop()
             self.tell(f"{client.name} {found}")
             self.assertEqual(found["exit_code"], 0, f"{found}\n{self.agent_logs()}")
-        self.tell(f"clients' host: {counters.delta()}")
         self.assert_passes(moved)
         self.assert_nothing_left(service_on=moved.host.part)
 

@@ -171,6 +171,112 @@ class Kills(RollbackCase):
         self.assert_rolled_back(migration.wait(60))
 
 
+class Instants(RollbackCase):
+    """Around the commit: whatever dies or is cut off, exactly one copy goes on.
+
+    The agents stop themselves at the instant (integration/faults/stop_at.cc).
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.moved.kill()
+        self.moved = self.workload("memory_checker", "8", "2", "500")
+
+    def begin_stopping(self, side, instant):
+        """Starts a migration whose agent on `side` stops at the instant; returns both."""
+        preload = ("env", f"LD_PRELOAD={programs.build_dir() / 'faults' / 'stop_at.so'}",
+                   f"STOP_AT={instant}")
+        if side == "destination":
+            self.b.stop_agent()
+            self.b.start_agent(before=preload)
+        migration = self.a.start_migrate(self.moved.pid, self.b, "-v",
+                                         before=preload if side == "source" else ())
+
+        def stopped():
+            candidates = [migration.pid] if side == "source" else self.below(self.b.agent.pid,
+                                                                              "dest-agent")
+            return next((pid for pid in candidates if programs.process_state(pid) == "T"), None)
+        return migration, wait_until(f"an agent stopped at {instant}", stopped)
+
+    def living_copies(self):
+        """The copies that can run: not those in a frozen group."""
+        pids = [self.moved.pid] if self.moved.is_running() else []
+        pids += [pid for pid in self.restored_copies() if programs.is_alive(pid)]
+        return [pid for pid in pids if not programs.is_frozen(pid)]
+
+    def assert_moved_on(self, run):
+        """The restored copy alone lives, and passes."""
+        self.assert_moved(run)
+        self.moved.follow(self.b, run)
+        self.assertEqual(self.living_copies(), [self.moved.pid])
+        self.assert_passes(self.moved)
+        self.assert_nothing_left()
+
+    def test_session_dies_before_release(self):
+        """Commit has come and nothing was done about it: the source has to ask, and runs on."""
+        migration, session = self.begin_stopping("destination", "before-release")
+        self.assertEqual(self.living_copies(), [])
+        send_signal(session)
+        self.assert_rolled_back(migration.wait(60))
+
+    def test_session_dies_after_release(self):
+        """It runs there and the source has not heard of it: it asks, and ends its copy."""
+        migration, session = self.begin_stopping("destination", "after-release")
+        self.assertEqual(len(self.living_copies()), 1)
+        send_signal(session)
+        self.assert_moved_on(migration.wait(60))
+
+    def test_cut_after_commit(self):
+        """The answer to Commit is lost with the network: in doubt, until it can be asked."""
+        migration, session = self.begin_stopping("destination", "after-release")
+        self.network.cut("b")
+        send_signal(session, 18)
+        self.assertIsNotNone(migration.wait_for_line("phase=InDoubt"), str(migration.lines))
+        self.assertEqual(len(self.living_copies()), 1)
+        self.network.heal("b")
+        self.assert_moved_on(migration.wait(60))
+
+    def test_silent_before_release(self):
+        """A session that hangs with Commit unread must not get to it once the source asked."""
+        migration, session = self.begin_stopping("destination", "before-release")
+        self.assertIsNotNone(migration.wait_for_line("phase=InDoubt"), str(migration.lines))
+        run = migration.wait(60)
+        self.assertFalse(programs.is_alive(session))
+        self.assert_rolled_back(run)
+
+    def test_source_dies_before_commit(self):
+        """The source is frozen, the destination waits: recovery brings it back."""
+        migration, agent = self.begin_stopping("source", "after-freeze")
+        send_signal(agent)
+        migration.wait(60)
+        self.assertEqual(self.living_copies(), [])
+        recovered = self.a.recover()
+        self.assertEqual(recovered.returncode, 0, recovered.stderr)
+        self.assert_clean()
+
+    def test_source_dies_after_commit(self):
+        """Recovery asks and ends the copy here: the other one runs."""
+        migration, agent = self.begin_stopping("source", "after-commit")
+        send_signal(agent)
+        migration.wait(60)
+        here = self.moved.pid
+        wait_until("the release", lambda: len(self.living_copies()) == 1)
+        recovered = self.a.recover()
+        self.assertEqual(recovered.returncode, 0, recovered.stderr)
+        self.moved.forget_original()
+        self.assertFalse(programs.is_alive(here))
+        [self.moved.pid] = self.living_copies()
+        self.assert_passes(self.moved)
+        self.assert_nothing_left()
+
+    def test_next_run_recovers(self):
+        """The next `migrate` of a process does what `migrate recover` would."""
+        migration, agent = self.begin_stopping("source", "after-freeze")
+        send_signal(agent)
+        migration.wait(60)
+        self.assert_moved_on(self.a.migrate(self.moved.pid, self.b))
+
+
 class Resources(RollbackCase):
     """The destination has no room."""
 

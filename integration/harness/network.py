@@ -143,6 +143,14 @@ class Network:
             if cidr.split("/")[0] in (SERVICE, SERVICE6):
                 ip(self.namespace(part), f"addr del {cidr} dev {link}")
 
+    def cut(self, part: str) -> None:
+        """Nothing comes to a part or from it any more; nobody is told."""
+        ip(self.namespace("sw"), f"link set port-{part} down")
+
+    def heal(self, part: str) -> None:
+        """Undoes cut()."""
+        ip(self.namespace("sw"), f"link set port-{part} up")
+
     def nft_tables(self, part: str) -> list[str]:
         """The nftables tables of a part."""
         return self.run(part, "nft", "list", "tables", check=True).stdout.split("\n")[:-1]

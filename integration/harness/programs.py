@@ -49,6 +49,20 @@ def process_state(pid: int) -> str | None:
     return stat.rpartition(")")[2].split()[0]
 
 
+def is_frozen(pid: int) -> bool:
+    """True when the control group of `pid` is frozen, or asked to be."""
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return False
+    path = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    for mount in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+        file = pathlib.Path(mount + path, "cgroup.freeze")
+        if file.exists():
+            return file.read_text().strip() == "1"
+    return False
+
+
 def parent_of(pid: int) -> int:
     """The parent of `pid`, 0 when it is gone."""
     try:

@@ -1,12 +1,16 @@
 // Compares two descriptions of what should be one process: the other half of
 // common/model/describe.h.
 #include <google/protobuf/util/message_differencer.h>
+#include <signal.h>
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <sstream>
 
 #include "common/base/error.h"
 #include "common/model/describe.h"
+#include "common/model/layout_diff.h"
 #include "source-agent/capture/fd_compare.h"
 
 namespace godwit {
@@ -47,6 +51,52 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
+// A program can tell when an area is in pieces (mremap refuses a range of several), and cannot when
+// it is part of a larger one.
+void compare_divisions(const proto::Mappings& expected, const proto::Mappings& found,
+                       std::vector<std::string>& lines) {
+  for (const proto::Mapping& area : expected.areas()) {
+    for (const proto::Mapping& piece : found.areas()) {
+      if (piece.end() > area.start() && piece.end() < area.end()) {
+        lines.push_back(fmt::format("mappings: area {:x}-{:x} is divided at {:x}", area.start(),
+                                    area.end(), piece.end()));
+      }
+    }
+  }
+}
+
+bool is_of_timer(const proto::PendingSignal& pending) {
+  siginfo_t info{};
+  std::memcpy(&info, pending.siginfo().data(), std::min(sizeof info, pending.siginfo().size()));
+  return info.si_code == SI_TIMER ||
+         (info.si_code == SI_KERNEL && (info.si_signo == SIGALRM || info.si_signo == SIGVTALRM ||
+                                        info.si_signo == SIGPROF));
+}
+
+using PendingSignals = google::protobuf::RepeatedPtrField<proto::PendingSignal>;
+
+// Timers run on while the task is stopped: a signal of one may have come since.
+void forget_new_timer_signals(const PendingSignals& expected, PendingSignals& found) {
+  const auto is_new = [&](const proto::PendingSignal& pending) {
+    return is_of_timer(pending) &&
+           std::none_of(expected.begin(), expected.end(), [&](const proto::PendingSignal& other) {
+             return other.siginfo() == pending.siginfo();
+           });
+  };
+  found.erase(std::remove_if(found.begin(), found.end(), is_new), found.end());
+}
+
+void forget_new_timer_signals(const proto::Process& expected, proto::Process& found) {
+  forget_new_timer_signals(expected.signals().pending(),
+                           *found.mutable_signals()->mutable_pending());
+  for (proto::Thread& thread : *found.mutable_threads()) {
+    for (const proto::Thread& other : expected.threads()) {
+      if (other.tid() != thread.tid()) continue;
+      forget_new_timer_signals(other.pending(), *thread.mutable_pending());
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> compare_processes(const proto::Process& expected,
@@ -59,7 +109,13 @@ std::vector<std::string> compare_processes(const proto::Process& expected,
   differencer.TreatAsMap(field("godwit.proto.Process.threads"), field("godwit.proto.Thread.tid"));
   differencer.set_message_field_comparison(MessageDifferencer::EQUIVALENT);
   std::vector<std::string> lines;
-  if (!differencer.Compare(expected, found)) lines = lines_of(text);
+  proto::Process joined_expected = expected;
+  proto::Process joined_found = found;
+  *joined_expected.mutable_mappings() = join_areas(expected.mappings());
+  *joined_found.mutable_mappings() = join_areas(found.mappings());
+  forget_new_timer_signals(expected, joined_found);
+  if (!differencer.Compare(joined_expected, joined_found)) lines = lines_of(text);
+  compare_divisions(expected.mappings(), found.mappings(), lines);
   for (std::string& line : compare_fd_tables(expected.fd_table(), found.fd_table())) {
     lines.push_back(std::move(line));
   }

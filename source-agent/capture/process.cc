@@ -75,11 +75,12 @@ void ProcessCapture::refresh() {
   blocked_calls_.observe(host_pid_);
 }
 
-proto::Process ProcessCapture::describe_final(RemoteTask& task) {
+void ProcessCapture::note_stopped() { blocked_calls_.confirm(host_pid_); }
+
+proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings mappings) {
   proto::Process process;
-  blocked_calls_.confirm(host_pid_);
   describe_state(task, process);
-  *process.mutable_mappings() = mappings_.describe(&task);
+  process.mutable_mappings()->Swap(&mappings);
   *process.mutable_fd_table() = fd_table_.describe_final(&task);
   return process;
 }

@@ -24,7 +24,10 @@ class ProcessCapture {
   // little.
   void refresh();
   // The blackout: everything, with TCP streams (whose sockets must be in repair mode).
-  proto::Process describe_final(RemoteTask& task);
+  // `mappings` are those of describe_mappings() since the stop.
+  proto::Process describe_final(RemoteTask& task, proto::Mappings mappings);
+  // Right after the stop, before anything runs in the task.
+  void note_stopped();
   // The areas only: the process is stopped or runs.
   proto::Mappings describe_mappings(RemoteTask& task) { return mappings_.describe(&task); }
 
