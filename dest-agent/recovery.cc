@@ -59,8 +59,8 @@ RecoveryFacts find_facts(const JournalRecord& record) {
     facts.group_frozen = group.freeze_asked();
     group.keep();
   }
-  // A frozen one was never thawed and does not end by itself: a source in doubt, and its clients, do
-  // not wait for that.
+  // A frozen one was never thawed and does not end by itself: a source in doubt, and its clients,
+  // do not wait for that.
   const bool dying = record.process.pid != 0 && record.state != State::kCommitted;
   if (dying && !facts.group_frozen) await_end(record.process);
   facts.process_alive = record.process.pid != 0 && is_alive(record.process);
@@ -68,10 +68,11 @@ RecoveryFacts find_facts(const JournalRecord& record) {
 }
 
 void discard(const JournalRecord& record, const RecoveryFacts& facts) {
+  // First: an address whose sockets are gone is answered by a reset.
+  remove_network(record, true);
   if (facts.group_exists) {
     FreezerGroup::adopt(record.cgroup_path).discard();  // never thawed: it must not run a moment
   }
-  remove_network(record, true);
 }
 
 void keep_running(const JournalFolder& folder, JournalRecord record, const RecoveryFacts& facts) {

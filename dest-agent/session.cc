@@ -12,8 +12,8 @@
 #include "common/base/log.h"
 #include "common/kernel/fd_passing.h"
 #include "common/wire/channel.h"
-#include "common/wire/lost_peer.h"
 #include "common/wire/key_folder.h"
+#include "common/wire/lost_peer.h"
 #include "dest-agent/incoming.h"
 #include "dest-agent/recovery.h"
 
@@ -36,8 +36,7 @@ void say_abort(Channel& control, const Error& error) noexcept {
 
 void serve_outcome(const DestOptions& options, Channel& control,
                    const proto::OutcomeRequest& asked) {
-  control.send_body(settle_outcome(options.state_dir, asked),
-                    monotonic_ns() + kHandshakeTimeoutNs);
+  control.send_body(settle_outcome(options.state_dir, asked), monotonic_ns() + kHandshakeTimeoutNs);
 }
 
 // A page server that fails because the source's did is not the story: the source's own one is, and

@@ -7,6 +7,7 @@
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
 #include "common/model/snapshot.h"
+#include "common/network/socket_address.h"
 #include "source-agent/migration.h"
 
 namespace godwit {
@@ -34,6 +35,16 @@ class PhaseClock {
   std::int64_t last_ns_;
 };
 
+// For whoever settles it when this agent is killed: the addresses go, or are announced again.
+void note_addresses(Migration& migration, const proto::Brace& brace) {
+  migration.record.addresses.clear();
+  for (const proto::MovedAddress& moved : brace.addresses()) {
+    const auto address = IpAddress::from_bytes(moved.address());
+    if (address) migration.record.addresses.push_back(address->text());
+  }
+  if (!migration.record.addresses.empty()) migration.write_journal();
+}
+
 // New connections are held back and those underway are let through to the program, so that none is
 // lost: a half-open one or one that waits in a backlog cannot be moved.
 void get_ready(Migration& migration) {
@@ -45,7 +56,9 @@ void get_ready(Migration& migration) {
   } else {
     publish_areas(migration);  // nothing is fresh any more
   }
-  migration.control->send_body(migration.network->prepare(process.fd_table()));
+  const proto::Brace brace = migration.network->prepare(process.fd_table());
+  note_addresses(migration, brace);
+  migration.control->send_body(brace);
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
   // What was written while all this was made ready need not travel in the blackout.
   add_round(migration.report, run_round(migration));

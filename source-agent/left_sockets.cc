@@ -45,8 +45,7 @@ void release(int fd) {
 
 void release_all(pid_t pid) {
   const UniqueFd process = open_pidfd(pid);
-  for (const auto& entry :
-       std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid))) {
+  for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid))) {
     std::error_code gone;
     const std::string target = std::filesystem::read_symlink(entry.path(), gone);
     if (gone || !target.starts_with("socket:")) continue;

@@ -1,5 +1,5 @@
-// Sockets that a killed agent left closed off: in repair mode, or behind a filter that takes nothing
-// in. The process is given them back as they were; its description died with the agent.
+// Sockets that a killed agent left closed off: in repair mode, or behind a filter that takes
+// nothing in. The process is given them back as they were; its description died with the agent.
 #pragma once
 
 #include <sys/types.h>

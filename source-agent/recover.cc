@@ -7,6 +7,7 @@
 
 #include "common/base/log.h"
 #include "common/kernel/cgroup_fs.h"
+#include "common/network/addresses.h"
 #include "common/remote/remote_task.h"
 #include "source-agent/left_sockets.h"
 #include "source-agent/migration.h"
@@ -32,6 +33,14 @@ void give_back_group(const RecoveryFacts& facts, const JournalRecord& record) {
   if (facts.group_exists) FreezerGroup::adopt(record.cgroup_path).give_back();
 }
 
+std::vector<proto::MovedAddress> moved_addresses(const JournalRecord& record) {
+  std::vector<IpAddress> addresses;
+  for (const std::string& text : record.addresses) {
+    if (const auto address = IpAddress::from_text(text)) addresses.push_back(*address);
+  }
+  return describe_addresses(addresses);
+}
+
 // The task runs on here; the code that a killed agent left in it is taken out.
 void bring_back(const RecoveryFacts& facts, const JournalRecord& record) {
   if (facts.process_alive) release_left_sockets(record.process.pid);
@@ -41,6 +50,8 @@ void bring_back(const RecoveryFacts& facts, const JournalRecord& record) {
     task.stop();
     task.detach();
   }
+  // The destination may have said that they are there.
+  announce_addresses(moved_addresses(record));
   remove_source_network(record);
 }
 
@@ -48,6 +59,9 @@ void bring_back(const RecoveryFacts& facts, const JournalRecord& record) {
 void end_source(const RecoveryFacts& facts, const JournalRecord& record) {
   if (facts.process_alive) ::kill(record.process.pid, SIGKILL);
   if (facts.group_exists) FreezerGroup::adopt(record.cgroup_path).discard();
+  OutgoingAddresses addresses(record.migration_id);
+  addresses.release(moved_addresses(record));
+  addresses.finish();
   remove_source_network(record);
 }
 

@@ -106,9 +106,9 @@ std::vector<Piece> pieces_of(const proto::Mappings& have, const proto::Mappings&
   return pieces;
 }
 
-// Private memory that stood apart when its pages came never becomes one mapping again, whatever is
-// mapped in between, and mremap refuses a range of two. So of an area that was several, with gaps,
-// the largest part is kept and the rest begins anew.
+// Private memory that stood apart when its pages came may never become one mapping again, and
+// mremap refuses a range of two. So of an area that was several, the largest is kept and the rest
+// begins anew.
 void keep_one_part(std::span<Piece> area) {
   const auto bytes = [](std::span<Piece> part) {
     return part.empty() ? 0 : part.back().segment.range.end - part.front().segment.range.start;
@@ -117,10 +117,11 @@ void keep_one_part(std::span<Piece> area) {
   for (std::size_t first = 0; first < area.size(); ++first) {
     if (!area[first].kept) continue;
     std::size_t end = first;
-    while (end < area.size() && area[end].kept) ++end;
+    const proto::Mapping* before = area[first].segment.have;
+    while (end < area.size() && area[end].kept && area[end].segment.have == before) ++end;
     const std::span<Piece> part = area.subspan(first, end - first);
     if (bytes(part) > bytes(largest)) largest = part;
-    first = end;
+    first = end - 1;
   }
   for (Piece& piece : area) {
     piece.kept =

@@ -75,6 +75,7 @@ TEST_P(UdpMove, QueueMovesWithSendersInOrder) {
                v6() ? "ip addr del fd77::5/64 dev eth0" : "ip addr del 10.77.0.5/24 dev eth0");
   network_.in("dest", [&] {
     const UniqueFd moved = prepare_udp_socket(description);
+    finish_udp_socket(moved.get(), description);
     proto::MovedAddress address;
     address.set_address(std::string(service().ip().view()));
     address.set_prefix_length(v6() ? 64 : 24);
@@ -118,6 +119,7 @@ TEST_P(UdpMove, ConnectedSocketAndOptions) {
   proto::UdpSocket description = capture_udp_socket(server.get());
   network_.in("dest", [&] {
     const UniqueFd moved = prepare_udp_socket(description);
+    finish_udp_socket(moved.get(), description);
     PacketReplay replay;
     release_udp_socket(moved.get(), description, replay);
     proto::UdpSocket again = capture_udp_socket(moved.get());

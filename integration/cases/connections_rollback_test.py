@@ -13,6 +13,7 @@ class ConnectionsRollbackTest(MoveCase):
     """The destination's session is killed; the clients are served from wherever the server runs."""
 
     PHASES = ("Building", "PreCopy", "Freezing", "Switching", "Prepared", "Committed")
+    LOST_LATE_MAX = 100
 
     def kill_in(self, moved, phase):
         """One migration whose destination dies; True if the server had moved by then."""
@@ -23,8 +24,9 @@ class ConnectionsRollbackTest(MoveCase):
             if name_of(pid) == "dest-agent":
                 send_signal(pid)
         run = migration.wait(60)
-        self.tell(f"killed in {phase}: code {run.code}, {run.report.get('state')}, "
-                  f"phases {run.report['phases_ms']}")
+        doubt_ms = run.report["phases_ms"].get("InDoubt", 0)
+        self.tell(f"killed in {phase}: code {run.code}, {run.report['state']}, "
+                  f"in doubt {doubt_ms} ms")
         self.assertIn(run.code, (0, 1), f"{run}\n{self.agent_logs()}")
         if run.code == 0:
             moved.follow(there, run)
@@ -35,16 +37,21 @@ class ConnectionsRollbackTest(MoveCase):
     def check(self, moved, clients):
         """Failures in all phases, then a move that succeeds."""
         time.sleep(0.2)
+        late = False
         for phase in self.PHASES:
             with self.subTest(phase):
                 counters = TcpCounters(self.network, "c")
-                self.kill_in(moved, phase)
+                late |= self.kill_in(moved, phase)
                 self.tell(f"{phase}: clients' host: {counters.delta()}")
         self.assert_moved(moved.move(self.other(moved.host), "--addresses", "move"))
         time.sleep(0.3)
         for client in clients:
             found = client.stop()
             self.tell(f"{client.name} {found}")
+            # What a session held when it was killed after the commit dies with it.
+            if late and 0 < found.get("lost", 0) <= self.LOST_LATE_MAX:
+                self.assertEqual((found["doubled"], found["damaged"], found["errors"]), (0, 0, 0))
+                continue
             self.assertEqual(found["exit_code"], 0, f"{found}\n{self.agent_logs()}")
         self.assert_passes(moved)
         self.assert_nothing_left(service_on=moved.host.part)

@@ -6,7 +6,8 @@ The first round is stretched with --max-bandwidth, so that a failure can be plac
 import time
 import unittest
 
-from harness import Keys, MoveCase, programs
+from harness import Client, Keys, MoveCase, programs
+from harness.network import SERVICE
 from harness.programs import send_signal, wait_until
 
 SLOW = ("-v", "--max-bandwidth", "20M")
@@ -27,12 +28,13 @@ class RollbackCase(MoveCase):
         time.sleep(0.2)
         return migration
 
-    def assert_rolled_back(self, run):
-        """Exit code 1, the report says so, and the workload passes at the source."""
+    def assert_rolled_back(self, run, story=""):
+        """Exit code 1, the report says so and why, and the workload passes at the source."""
         self.assertEqual(run.code, 1, f"{run}\n{self.agent_logs()}")
         self.assertEqual(run.report["state"], "RolledBack", str(run))
         self.assertEqual(run.report["pid_destination"], 0, str(run))
-        self.tell(f"{(run.report.get('error') or {}).get('story')}")
+        self.assertIn(story, run.report["error"]["story"])
+        self.tell(run.report["error"]["story"])
         self.assert_clean()
 
     def assert_clean(self):
@@ -52,9 +54,7 @@ class RollbackCase(MoveCase):
 
     def restored_copies(self):
         """Processes of the workload's program other than the one that was started."""
-        name = programs.name_of(self.moved.pid)
-        return [pid for pid in programs.all_pids() if programs.name_of(pid) == name
-                and pid != self.moved.pid and self.is_ours(pid)]
+        return [pid for pid in programs.all_pids() if pid != self.moved.pid and self.is_ours(pid)]
 
     def is_ours(self, pid):
         """True for a process that was given this test's status file."""
@@ -140,7 +140,7 @@ class Kills(RollbackCase):
         migration = self.begin()
         for pid in self.below(migration.pid, "page-server"):
             send_signal(pid)
-        self.assert_rolled_back(migration.wait(60))
+        self.assert_rolled_back(migration.wait(60), "page server of the source")
 
     def test_destination_page_server(self):
         """The destination's page server."""
@@ -149,7 +149,7 @@ class Kills(RollbackCase):
         self.assertTrue(servers, "the destination has no page server")
         for pid in servers:
             send_signal(pid)
-        self.assert_rolled_back(migration.wait(60))
+        self.assert_rolled_back(migration.wait(60), "page server of the destination")
 
     def test_source_agent(self):
         """The source agent: the workload runs on, the destination cleans up by itself."""
@@ -182,14 +182,14 @@ class Instants(RollbackCase):
         self.moved.kill()
         self.moved = self.workload("memory_checker", "8", "2", "500")
 
-    def begin_stopping(self, side, instant):
+    def begin_stopping(self, side, instant, *extra):
         """Starts a migration whose agent on `side` stops at the instant; returns both."""
         preload = ("env", f"LD_PRELOAD={programs.build_dir() / 'faults' / 'stop_at.so'}",
                    f"STOP_AT={instant}")
         if side == "destination":
             self.b.stop_agent()
             self.b.start_agent(before=preload)
-        migration = self.a.start_migrate(self.moved.pid, self.b, "-v",
+        migration = self.a.start_migrate(self.moved.pid, self.b, "-v", *extra,
                                          before=preload if side == "source" else ())
 
         def stopped():
@@ -269,6 +269,23 @@ class Instants(RollbackCase):
         self.assert_passes(self.moved)
         self.assert_nothing_left()
 
+    def test_sockets_after_recovery(self):
+        """The killed agent had closed the sockets off: they are given back, nothing is lost."""
+        self.moved.kill()
+        self.moved = self.workload("tcp_server", "7000", SERVICE)
+        client = Client(self.c, "client_tcp_stream", SERVICE, 7000, "--connections", "3",
+                        "--bytes-per-s", "1e6")
+        time.sleep(0.3)
+        migration, agent = self.begin_stopping("source", "before-commit", "--addresses", "move")
+        send_signal(agent)
+        migration.wait(60)
+        recovered = self.a.recover()
+        self.assertEqual(recovered.returncode, 0, recovered.stderr)
+        time.sleep(1)
+        found = client.stop()
+        self.assertEqual(found["exit_code"], 0, str(found))
+        self.assert_clean()
+
     def test_next_run_recovers(self):
         """The next `migrate` of a process does what `migrate recover` would."""
         migration, agent = self.begin_stopping("source", "after-freeze")
@@ -294,7 +311,9 @@ class Resources(RollbackCase):
         self.b.start_agent(before=("prlimit", f"--as={4 << 30}"))
         run = self.a.migrate(moved.pid, self.b)
         self.assertEqual(run.code, 1, str(run))
-        self.tell(f"{(run.report.get('error') or {}).get('story')}")
+        # The destination's own words, not that a connection broke.
+        self.assertIn("Cannot allocate memory", run.report["error"]["story"])
+        self.tell(run.report["error"]["story"])
         self.assert_passes(moved)
         self.assert_clean()
 
