@@ -106,6 +106,9 @@ bool runs_native_code(const Registers& registers);
 std::span<const int> notes_lost_by_calls();
 int vector_note_type();             // NT_X86_XSTATE, NT_PRFPREG
 std::uint64_t vector_state_mask();  // features whose state a task may have (XCR0); 0 if fixed
-std::size_t vector_state_bytes();   // size of the regset on this host
+// Clears what may differ between two equal states: which components were in use is a matter of how
+// the state was loaded, not of what a task can see of it.
+void clear_vector_bookkeeping(std::span<std::byte> state);
+std::size_t vector_state_bytes();  // size of the regset on this host
 
 }  // namespace godwit::arch

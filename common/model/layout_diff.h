@@ -30,8 +30,8 @@ struct LayoutDiff {
 // are left out: they are moved, never mapped.
 LayoutDiff diff_layout(const proto::Mappings& have, const proto::Mappings& want);
 
-// The same address space with adjoining areas joined that nothing tells apart: how the kernel divides
-// them depends on how they came to be.
+// The same address space with adjoining areas joined that nothing tells apart: how the kernel
+// divides them depends on how they came to be.
 proto::Mappings join_areas(const proto::Mappings& mappings);
 
 // The offset into the backing at `address`, which lies in `area`.

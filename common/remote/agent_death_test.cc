@@ -73,12 +73,15 @@ void exchange_and_check(Workload& load, int out, int in, bool first) {
 }
 
 thread_local std::atomic<std::uint64_t> handled{0};
+thread_local std::atomic<std::uint64_t> handled_sum{0};
 
 // Queued signals with a number each: none may be lost or doubled.
 void signal_and_check(Workload& load) {
   struct sigaction action {};
   action.sa_sigaction = [](int, siginfo_t* info, void*) {
-    if (static_cast<std::uint64_t>(info->si_value.sival_int) == handled) handled = handled + 1;
+    // Counted and summed: each comes once. Their order may change when the agent dies in between.
+    handled = handled + 1;
+    handled_sum = handled_sum + static_cast<std::uint64_t>(info->si_value.sival_int);
   };
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   sigaction(SIGRTMIN + 3, &action, nullptr);
@@ -95,7 +98,9 @@ void signal_and_check(Workload& load) {
   while (!load.end) load.check(compute(99) == expected, __LINE__);
   sender.join();
   for (int i = 0; i < 1000 && handled != load.signalled; ++i) usleep(1000);
-  load.check(handled == load.signalled, __LINE__);
+  const std::uint64_t count = load.signalled;
+  load.check(handled == count, __LINE__);
+  load.check(handled_sum == count * (count - 1) / 2, __LINE__);
 }
 
 int work(Workload& load) {

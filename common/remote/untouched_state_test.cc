@@ -201,7 +201,7 @@ TEST(UntouchedState, StepsOutOfTheVdso) {
     task.run(some_calls());
     task.resume();
   }
-  EXPECT_GT(inside, 5);
+  EXPECT_GT(inside, 0);  // how often depends on what else runs
   task.detach();
   const std::uint64_t before = *rounds;
   EXPECT_TRUE(wait_until([&] { return *rounds > before + 1000; }));

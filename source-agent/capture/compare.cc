@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <sstream>
 
+#include "arch/arch.h"
 #include "common/base/error.h"
 #include "common/model/describe.h"
 #include "common/model/layout_diff.h"
@@ -96,6 +98,13 @@ void forget_new_timer_signals(const PendingSignals& expected, PendingSignals& fo
   found.erase(std::remove_if(found.begin(), found.end(), is_new), found.end());
 }
 
+void clear_vector_bookkeeping(proto::Process& process) {
+  for (proto::Thread& thread : *process.mutable_threads()) {
+    arch::clear_vector_bookkeeping(std::as_writable_bytes(
+        std::span(thread.mutable_vector_registers()->data(), thread.vector_registers().size())));
+  }
+}
+
 void forget_new_timer_signals(const proto::Process& expected, proto::Process& found) {
   forget_new_timer_signals(expected.signals().pending(),
                            *found.mutable_signals()->mutable_pending());
@@ -124,6 +133,8 @@ std::vector<std::string> compare_processes(const proto::Process& expected,
   *joined_expected.mutable_mappings() = join_areas(without_page_size_hint(expected.mappings()));
   *joined_found.mutable_mappings() = join_areas(without_page_size_hint(found.mappings()));
   forget_new_timer_signals(expected, joined_found);
+  clear_vector_bookkeeping(joined_expected);
+  clear_vector_bookkeeping(joined_found);
   if (!differencer.Compare(joined_expected, joined_found)) lines = lines_of(text);
   compare_divisions(expected.mappings(), found.mappings(), lines);
   for (std::string& line : compare_fd_tables(expected.fd_table(), found.fd_table())) {
