@@ -56,8 +56,7 @@ FORBIDDEN = {
     r"\bTO" r"DO\b": "do it or refuse it by name",
     r"\bFIX" r"ME\b": "fix it",
     r"\bXX" r"X\b": "say what it is",
-    r"/work/" r"main": "a path of one machine",
-    r"/tmp/" r"gw\b": "a path of one machine",
+    r"/(work|root|home)/[a-z]": "a path of one machine",
     r"using namespace " r"std;": "name what is used",
 }
 # Only in the agents and what they share.
