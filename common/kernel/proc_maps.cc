@@ -67,16 +67,28 @@ std::optional<MapsLine> parse_maps_line(std::string_view line) {
   return out;
 }
 
-std::vector<MapsLine> read_maps(pid_t pid) {
-  const std::string text = read_file(fmt::format("/proc/{}/maps", pid));
+std::vector<MapsLine> parse_maps(std::string_view text, std::string_view source) {
   std::vector<MapsLine> lines;
+  Address told = 0;  // up to where
   for_each_line(text, [&](std::string_view line) {
     if (line.empty()) return;
     auto parsed = parse_maps_line(line);
-    if (!parsed) fail("/proc/{}/maps: line not understood: {}", pid, line);
+    if (!parsed) fail("{}: line not understood: {}", source, line);
+    PageRange& range = parsed->range;
+    if (range.end <= told) return;
+    if (range.start < told) {
+      if (parsed->inode != 0) parsed->offset += told - range.start;
+      range.start = told;
+    }
+    told = range.end;
     lines.push_back(std::move(*parsed));
   });
   return lines;
+}
+
+std::vector<MapsLine> read_maps(pid_t pid) {
+  const std::string path = fmt::format("/proc/{}/maps", pid);
+  return parse_maps(read_file(path), path);
 }
 
 bool AreaVmFlags::has(std::string_view two_letters) const {

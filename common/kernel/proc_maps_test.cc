@@ -44,6 +44,21 @@ TEST(ProcMapsTest, MalformedLinesAreNotUnderstood) {
   }
 }
 
+TEST(ProcMapsTest, AreasThatMergedWhileTheyWereReadAreToldOnce) {
+  const std::vector<MapsLine> lines = parse_maps(
+      "1000-3000 rw-p 00000000 00:00 0 \n"
+      "3000-5000 r--p 00001000 08:01 7 /lib/a\n"
+      "2000-5000 rw-p 00000000 00:00 0 \n"
+      "4000-7000 r--p 00002000 08:01 7 /lib/a\n"
+      "6000-9000 rw-p 00000000 00:00 0 \n",
+      "text");
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_EQ(lines[1].range, (PageRange{0x3000, 0x5000}));
+  EXPECT_EQ(lines[2].range, (PageRange{0x5000, 0x7000}));
+  EXPECT_EQ(lines[2].offset, 0x3000u);
+  EXPECT_EQ(lines[3].range, (PageRange{0x7000, 0x9000}));
+}
+
 TEST(ProcMapsTest, OwnMapsAreInOrderAndHaveFlags) {
   void* area = ::mmap(nullptr, 4 * kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(area, MAP_FAILED);

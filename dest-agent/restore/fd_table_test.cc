@@ -10,6 +10,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 
 #include <cstring>
@@ -135,6 +136,32 @@ TEST_F(FdTableMove, RegularFilesDirectoriesAndDevices) {
   EXPECT_EQ(lseek(shared.get(), 0, SEEK_CUR), 3);
   EXPECT_EQ(lseek(shared.get(), 5, SEEK_SET), 5);
   EXPECT_EQ(lseek(move.copy(17).get(), 0, SEEK_CUR), 5);  // one offset
+}
+
+TEST_F(FdTableMove, DirectoryReadToItsEndCanBeRewound) {
+  constexpr int kEntries = 400;  // more than a block: an indexed directory where there are such
+  const auto entry = [&](int number) { return fmt::format("{}/{}", directory(), number); };
+  for (int i = 0; i < kEntries; ++i) write_file_at(entry(i), "");
+  const ScopeExit remove([&] {
+    for (int i = 0; i < kEntries; ++i) unlink(entry(i).c_str());
+  });
+  const auto read_some = [](int fd) {
+    alignas(8) char block[4096];
+    return syscall(SYS_getdents64, fd, block, sizeof block);
+  };
+  TestProcess source([&] {
+    const int listing = open(directory().c_str(), O_RDONLY | O_DIRECTORY);
+    while (read_some(listing) > 0) {
+    }
+  });
+  Move move(source);
+  move.build();
+  move.finish();
+  EXPECT_EQ(move.differences(), "");
+  const UniqueFd listing = move.copy(3);
+  EXPECT_EQ(read_some(listing.get()), 0);
+  EXPECT_EQ(lseek(listing.get(), 0, SEEK_SET), 0);
+  EXPECT_GT(read_some(listing.get()), 0);
 }
 
 TEST_F(FdTableMove, MissingFileIsNamedWithTheWayOut) {

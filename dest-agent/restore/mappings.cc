@@ -87,6 +87,55 @@ std::vector<PageRange> ranges_of(const std::vector<MapsLine>& lines) {
   return ranges;
 }
 
+bool look_alike(const proto::Mapping& one, const proto::Mapping& other) {
+  return one.backing() == proto::BACKING_ANONYMOUS && other.backing() == one.backing() &&
+         one.end() == other.start() && one.protection() == other.protection() &&
+         one.flags() == other.flags() && one.name() == other.name();
+}
+
+// Areas that keep a part of what they were and get another.
+std::vector<bool> growing(const LayoutDiff& diff, const proto::Mappings& want) {
+  std::vector<bool> grows(static_cast<std::size_t>(want.areas_size()));
+  auto added = diff.map.begin();
+  for (int index = 0; index < want.areas_size(); ++index) {
+    const proto::Mapping& area = want.areas(index);
+    std::uint64_t bytes = 0;
+    for (; added != diff.map.end() && added->range.end <= area.end(); ++added) {
+      bytes += added->range.bytes();
+    }
+    grows[static_cast<std::size_t>(index)] = bytes != 0 && bytes != area.end() - area.start();
+  }
+  return grows;
+}
+
+// A piece added to an area joins it when it is registered and so becomes one mapping with it, but
+// it may as well join a neighbour that looks the same. A flag that the neighbours do not have keeps
+// them apart for that moment.
+struct Fence {
+  PageRange range;
+  std::uint64_t flags = 0;
+  std::uint64_t other_flags = 0;
+};
+
+std::vector<Fence> fences_for(const LayoutDiff& diff, const proto::Mappings& want) {
+  std::vector<Fence> fences;
+  if (diff.map.empty()) return fences;
+  const std::vector<bool> grows = growing(diff, want);
+  const int count = want.areas_size();
+  for (int first = 0, end = 0; first < count; first = end) {
+    for (end = first + 1; end < count && look_alike(want.areas(end - 1), want.areas(end));) ++end;
+    // Every second one of a row of look-alikes: two fenced neighbours would look alike again.
+    for (int index = first + 1; index < end; index += 2) {
+      const auto at = static_cast<std::size_t>(index);
+      if (!grows[at - 1] && !grows[at] && (index + 1 == end || !grows[at + 1])) continue;
+      const proto::Mapping& area = want.areas(index);
+      const std::uint64_t flags = area.flags() & kAdviceFlags;
+      fences.push_back({{area.start(), area.end()}, flags, flags ^ proto::AREA_DONT_DUMP});
+    }
+  }
+  return fences;
+}
+
 bool is_vdso_part(const std::string& path) { return path == "[vdso]" || path.starts_with("[vvar"); }
 
 }  // namespace
@@ -264,8 +313,13 @@ void MappingsRestorer::reconcile(const proto::Mappings& want) {
       name_area(range, segment.want->name(), batch);
     }
   }
+  const std::vector<Fence> fences = fences_for(diff, want);
+  for (const Fence& fence : fences) advise(fence.range, fence.flags, fence.other_flags, batch);
   if (!batch.empty()) task_.run(batch);
   register_segments(diff.map);
+  SyscallBatch take_down;
+  for (const Fence& fence : fences) advise(fence.range, fence.other_flags, fence.flags, take_down);
+  if (!take_down.empty()) task_.run(take_down);
   set_marks(have_.marks(), want.marks(), false);
   have_ = want;
 }

@@ -2,12 +2,16 @@
 #include "dest-agent/restore/mappings.h"
 
 #include <gtest/gtest.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <optional>
 
 #include "common/base/error.h"
 #include "common/kernel/pidfd.h"
@@ -67,7 +71,90 @@ void expect_same(const proto::Mappings& expected, const proto::Mappings& found) 
   EXPECT_EQ(want.marks().SerializeAsString(), have.marks().SerializeAsString());
 }
 
-TEST(MappingsRestorerTest, ASkeletonFollowsAChangingAddressSpace) {
+// A skeleton of a child of this process.
+class MappingsMove : public ::testing::Test {
+ protected:
+  RemoteTask make_skeleton() {
+    agent_ = open_pidfd(::getpid());
+    init_.emplace([&]() -> int {
+      if (::dup2(agent_.get(), kAgentPidfd) != kAgentPidfd) return 1;
+      *ready_ = 1;
+      for (;;) pause();
+    });
+    EXPECT_TRUE(wait_until([&] { return *ready_ == 1; }));
+    parent_.emplace(RemoteTask::adopt_skeleton(init_->pid()));
+    return RemoteTask::adopt_skeleton(parent_->clone_process(0));
+  }
+
+ private:
+  const Shared<std::atomic<int>> ready_;
+  UniqueFd agent_;
+  std::optional<Child> init_;
+  std::optional<RemoteTask> parent_;
+};
+
+proto::Mapping& add_area(proto::Mappings& mappings, std::uint64_t page, std::uint64_t pages) {
+  proto::Mapping& area = *mappings.add_areas();
+  area.set_start(kBase + page * kPageSize);
+  area.set_end(kBase + (page + pages) * kPageSize);
+  area.set_protection(PROT_READ | PROT_WRITE);
+  area.set_backing(proto::BACKING_ANONYMOUS);
+  return area;
+}
+
+void place_page(int userfaultfd, std::uint64_t page) {
+  const std::vector<char> content(kPageSize, 'x');
+  uffdio_copy copy{};
+  copy.dst = kBase + page * kPageSize;
+  copy.src = reinterpret_cast<__u64>(content.data());
+  copy.len = kPageSize;
+  ASSERT_EQ(::ioctl(userfaultfd, UFFDIO_COPY, &copy), 0);
+}
+
+// Areas of one look, side by side, each with pages: what is added to one must not go to another,
+// for mremap refuses a range of two mappings.
+TEST_F(MappingsMove, AnAreaThatGrowsTowardsItsLikesStaysOneMapping) {
+  Child model([]() -> int {
+    for (;;) pause();
+  });
+  const proto::Mappings first = MappingsCapture(model.pid()).describe(nullptr);
+  const auto with_areas = [&](const std::vector<std::pair<int, int>>& pages) {
+    proto::Mappings layout = first;
+    proto::Mappings areas;
+    for (const auto& [page, count] : pages) {
+      add_area(areas, static_cast<std::uint64_t>(page), static_cast<std::uint64_t>(count));
+    }
+    layout.mutable_areas()->MergeFrom(areas.areas());
+    std::sort(layout.mutable_areas()->begin(), layout.mutable_areas()->end(),
+              [](const auto& a, const auto& b) { return a.start() < b.start(); });
+    return layout;
+  };
+  RemoteTask task = make_skeleton();
+  MappingsRestorer restorer(task, kAgentPidfd);
+  const std::vector<std::pair<int, int>> before{{0, 4}, {8, 4}, {16, 4}, {24, 8}};
+  const std::vector<std::pair<int, int>> after{{0, 4}, {4, 8}, {12, 8}, {20, 4}, {24, 8}, {32, 4}};
+  restorer.build(with_areas(before));
+  for (const auto& [page, count] : before) {
+    place_page(restorer.userfaultfd(), static_cast<std::uint64_t>(page));
+    place_page(restorer.userfaultfd(), static_cast<std::uint64_t>(page + count - 1));
+  }
+  const proto::Mappings want = with_areas(after);
+  restorer.reconcile(want);
+  restorer.finish();
+  for (const MapsLine& line : read_maps(task.host_pid())) {
+    for (const proto::Mapping& area : want.areas()) {
+      EXPECT_FALSE(line.range.end > area.start() && line.range.end < area.end())
+          << fmt::format("{:x}-{:x} is divided at {:x}", area.start(), area.end(), line.range.end);
+    }
+  }
+  for (const AreaVmFlags& area : read_vm_flags(task.host_pid())) {
+    if (area.range.start >= kBase && area.range.end <= kBase + 64 * kPageSize) {
+      EXPECT_FALSE(area.has("dd"));
+    }
+  }
+}
+
+TEST_F(MappingsMove, ASkeletonFollowsAChangingAddressSpace) {
   const Shared<std::atomic<int>> step;
   Child model([&] {
     if (!first_layout()) return 1;
@@ -83,15 +170,7 @@ TEST(MappingsRestorerTest, ASkeletonFollowsAChangingAddressSpace) {
   ASSERT_TRUE(wait_until([&] { return *step == 3; }));
   const proto::Mappings second = MappingsCapture(model.pid()).describe(nullptr);
 
-  const UniqueFd agent = open_pidfd(::getpid());
-  Child init([&]() -> int {
-    if (::dup2(agent.get(), kAgentPidfd) != kAgentPidfd) return 1;
-    *step = 4;
-    for (;;) pause();
-  });
-  ASSERT_TRUE(wait_until([&] { return *step == 4; }));
-  RemoteTask parent = RemoteTask::adopt_skeleton(init.pid());
-  RemoteTask task = RemoteTask::adopt_skeleton(parent.clone_process(0));
+  RemoteTask task = make_skeleton();
   MappingsRestorer restorer(task, kAgentPidfd);
   restorer.build(first);
   EXPECT_FALSE(restorer.take_page_areas().empty());

@@ -29,12 +29,27 @@ std::string name_of(const proto::OpenFile& file) {
   return fmt::format("fd {}: {}", file.id(), file.regular_file().path());
 }
 
+// ext4 remembers where the first reading of an open directory began, and a rewound one goes on from
+// there: were that the directory's end, it would be empty for good. So the first reading is ours,
+// at the beginning.
+void append_first_reading(SyscallBatch& batch, const RowResult& opened,
+                          const proto::OpenFile& file) {
+  constexpr std::size_t kOneEntryBytes = 512;
+  const DataAt entries = batch.reserve(kOneEntryBytes);
+  batch.add_may_fail(SYS_getdents64, {opened, entries, kOneEntryBytes}, name_of(file));
+  batch.add_may_fail(SYS_lseek, {opened, 0, SEEK_SET}, name_of(file));
+}
+
 }  // namespace
 
 RowResult append_open(SyscallBatch& batch, const proto::OpenFile& file) {
   const auto flags = (file.status_flags() & ~kNeverAgain) | O_NOCTTY | O_CLOEXEC;
   const DataAt path = batch.put_string(file.regular_file().path());
-  return batch.add(SYS_openat, {AT_FDCWD, path, flags, 0}, name_of(file));
+  const RowResult opened = batch.add(SYS_openat, {AT_FDCWD, path, flags, 0}, name_of(file));
+  if (S_ISDIR(file.regular_file().mode()) && (flags & O_PATH) == 0) {
+    append_first_reading(batch, opened, file);
+  }
+  return opened;
 }
 
 void throw_open_failed(const proto::OpenFile& file, int code) {

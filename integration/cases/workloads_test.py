@@ -22,9 +22,6 @@ CLIENTS = {
                    ("client_udp", SERVICE6, 7001, "--rate", "1000")),
 }
 
-# Not moved here, each for a defect that docs/limits.md tells of: heap_growth remaps across areas that
-# a move divides; directories now and then reads an open directory to its end too early.
-LEFT_OUT = ("heap_growth", "directories")
 # A program that was caught in a passing state (a file that it had just removed) is rolled back, as it
 # should be, and what follows is another try. A defect that shows every time fails all of them.
 TRIES = 3
@@ -86,8 +83,6 @@ def _add_tests():
         test.__doc__ = f"{name} passes after one and after six moves."
         return test
     for name in [*workload_names(), "compute_check.py"]:
-        if name in LEFT_OUT:
-            continue
         setattr(WorkloadsTest, f"test_{name.removesuffix('.py')}", test_of(name))
 
 

@@ -230,6 +230,19 @@ proto::Mapping MappingsCapture::describe_area(const MapsLine& line, proto::Mappi
 }
 
 proto::Mappings MappingsCapture::describe(RemoteTask* task) {
+  const bool runs = task == nullptr || !task->stopped();
+  constexpr int kTries = 5;
+  for (int tries = 1;; ++tries) {
+    try {
+      return describe_once(task);
+    } catch (const Error& error) {
+      // What a running process unmaps between the listing and the look at it.
+      if (!runs || error.code() != ENOENT || tries == kTries) throw;
+    }
+  }
+}
+
+proto::Mappings MappingsCapture::describe_once(RemoteTask* task) {
   proto::Mappings out;
   Address heap_end = 0;
   for (const MapsLine& line : read_maps(host_pid_)) {

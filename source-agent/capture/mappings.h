@@ -34,6 +34,7 @@ class MappingsCapture {
  private:
   std::uint64_t flags_of(const PageRange& range) const;
   std::uint32_t file_index(const MapsLine& line, bool executable, proto::Mappings& out);
+  proto::Mappings describe_once(RemoteTask* task);
   proto::Mapping describe_area(const MapsLine& line, proto::Mappings& out);
 
   pid_t host_pid_;
