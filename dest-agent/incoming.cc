@@ -12,6 +12,8 @@
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/log.h"
+#include "common/base/steady_heap.h"
+#include "common/kernel/short_turns.h"
 #include "common/model/describe.h"
 #include "common/model/host_features.h"
 #include "common/model/snapshot.h"
@@ -22,6 +24,7 @@ namespace godwit {
 namespace {
 
 constexpr std::size_t kTokenBytes = 32;
+constexpr std::size_t kSteadyHeapBytes = 4 << 20;
 constexpr std::int64_t kRoundTimeoutNs = 30'000'000'000;
 
 std::string random_token() {
@@ -57,6 +60,14 @@ const proto::Process& only_process(const proto::Snapshot& snapshot) {
     fail("the description has {} processes", snapshot.processes_size());
   }
   return snapshot.processes(0);
+}
+
+// Out of the message, which nobody needs any more.
+std::shared_ptr<proto::Process> take_process(proto::Snapshot& snapshot) {
+  only_process(snapshot);
+  auto process = std::make_shared<proto::Process>();
+  process->Swap(snapshot.mutable_processes(0));
+  return process;
 }
 
 }  // namespace
@@ -129,13 +140,13 @@ void Incoming::start_pages(UniqueFd connection) {
   pages_->link().send(order, descriptors);
 }
 
-void Incoming::describe(const proto::Snapshot& snapshot) {
-  const proto::Process& process = only_process(snapshot);
+void Incoming::describe(proto::Snapshot& snapshot) {
+  std::shared_ptr<proto::Process> process = take_process(snapshot);
   if (!skeleton_) {
-    build(process);
+    build(std::move(process));
   } else {
-    network_.hold(process.fd_table());
-    skeleton_->reconcile(process);
+    network_.hold(process->fd_table());
+    skeleton_->reconcile(std::move(process));
   }
   publish_areas(snapshot.generation());
   proto::Reconciled answer;
@@ -144,7 +155,8 @@ void Incoming::describe(const proto::Snapshot& snapshot) {
   control_.send_body(answer);
 }
 
-void Incoming::build(const proto::Process& process) {
+void Incoming::build(std::shared_ptr<proto::Process> wanted) {
+  const proto::Process& process = *wanted;
   if (!pages_) fail("the page connection did not come before the first description");
   NurseryOptions nursery;
   nursery.own_pid_namespace = pids_ == "namespace";
@@ -158,7 +170,7 @@ void Incoming::build(const proto::Process& process) {
   network_.hold(process.fd_table());
   record_.nft_table = network_.table();
   nursery_.emplace(nursery);
-  skeleton_.emplace(*nursery_, process, nursery.agent_pidfd);
+  skeleton_.emplace(*nursery_, std::move(wanted), nursery.agent_pidfd);
   // A killed session takes the skeleton along by ptrace as long as it may; the nursery must not.
   nursery_->let_live();
   group_->add(skeleton_->host_pid());
@@ -175,11 +187,13 @@ void Incoming::publish_areas(std::uint64_t generation) {
   proto::SetAreas& areas = *order.mutable_set_areas();
   areas.set_space(0);
   areas.set_generation(generation);
-  for (proto::PageArea& area : skeleton_->mappings().take_page_areas()) {
-    *areas.add_areas() = std::move(area);
+  areas.set_same(skeleton_->mappings().has_same_page_areas());
+  if (!areas.same()) {
+    for (proto::PageArea& area : skeleton_->mappings().take_page_areas()) {
+      *areas.add_areas() = std::move(area);
+    }
   }
   pages_->link().send(order);
-  areas_generation_ = generation;
 }
 
 void Incoming::on_page_report() {
@@ -224,25 +238,27 @@ void Incoming::brace(const proto::Brace& brace) {
   }
   if (!record_.addresses.empty()) write_journal(State::kBuilding);
   network_.brace(brace);
+  keep_heap_steady(kSteadyHeapBytes);  // what was touched before is used up, or shared by a fork
+  take_short_turns();
   control_.send_body(proto::Braced{});
 }
 
-void Incoming::cut_over(const proto::Final& final) {
+void Incoming::cut_over(proto::Final& final) {
   phase_began_ns_ = monotonic_ns();
   if (!skeleton_ || prepared_) fail("Final came at the wrong time");
-  const proto::Process& process = only_process(final.snapshot());
-  network_.hold(process.fd_table());
-  skeleton_->cut_over(process);
+  const std::shared_ptr<proto::Process> process = take_process(*final.mutable_snapshot());
+  skeleton_->cut_over_areas(process, final.same_areas());
   // Pages of a later layout wait in the page server until it knows of it.
-  if (final.snapshot().generation() != areas_generation_) {
-    publish_areas(final.snapshot().generation());
-  }
-  mark_phase("dest_reconcile");
+  publish_areas(final.snapshot().generation());
+  mark_phase("dest_areas");
+  network_.hold(process->fd_table());
+  mark_phase("dest_hold");
+  skeleton_->cut_over(process, [this](const char* phase) { mark_phase(phase); });
   await_round(final.round());
   mark_phase("dest_last_pages");
   skeleton_->complete();
   mark_phase("dest_complete");
-  if (hello_.verify()) verify(process);
+  if (hello_.verify()) verify(*process);
   skeleton_->clear();
   group_->freeze();
   skeleton_->release();
@@ -280,7 +296,6 @@ void Incoming::commit() {
   mark_phase("dest_sockets");
   group_->thaw();  // the commit point
   committed_ = true;
-  nursery_->outlive();
   mark_phase("dest_thaw");
   proto::Committed answer;
   answer.set_host_pid(skeleton_->host_pid());
@@ -293,6 +308,7 @@ void Incoming::make_lasting() {
   if (lasting_) return;
   lasting_ = true;
   attempt("delivering held packets", [&] { network_.deliver(); });
+  attempt("outliving this agent", [&] { nursery_->outlive(); });
   attempt("keeping the addresses", [&] { network_.keep_addresses(); });
   record_.addresses.clear();  // this host's own now: no recovery takes them away
   attempt("journal", [&] { write_journal(State::kCommitted); });
@@ -300,6 +316,14 @@ void Incoming::make_lasting() {
 
 void Incoming::replay(const proto::HeldPackets& packets) {
   network_.take_held(packets, committed_);
+}
+
+void Incoming::correct(const proto::Corrections& corrections) {
+  if (!committed_) fail("Corrections came before Commit");
+  for (std::string& failed : skeleton_->correct_sockets(corrections)) {
+    log_error("migration={} {}", hello_.migration_id(), failed);
+    differences_.push_back(std::move(failed));
+  }
 }
 
 void Incoming::finish() {

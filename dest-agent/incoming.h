@@ -33,14 +33,15 @@ class Incoming {
 
   void preflight(const proto::PreflightRequest& request);
   void start_pages(UniqueFd connection);
-  // Builds the skeleton, or reconciles it.
-  void describe(const proto::Snapshot& snapshot);
+  // Builds the skeleton, or reconciles it. Takes the description out of the message.
+  void describe(proto::Snapshot& snapshot);
   void on_page_report();
   void brace(const proto::Brace& brace);
   // The blackout's half here: everything up to Prepared.
-  void cut_over(const proto::Final& final);
+  void cut_over(proto::Final& final);
   void commit();
   void replay(const proto::HeldPackets& packets);
+  void correct(const proto::Corrections& corrections);
   void finish();
   // The source is gone after the commit: finish without it.
   void finish_alone();
@@ -52,7 +53,7 @@ class Incoming {
   int page_link_fd();
 
  private:
-  void build(const proto::Process& process);
+  void build(std::shared_ptr<proto::Process> wanted);
   void publish_areas(std::uint64_t generation);
   void await_round(std::uint32_t round);
   void handle_page_report(const proto::PageReport& report);
@@ -83,7 +84,6 @@ class Incoming {
   std::optional<FreezerGroup> group_;
   std::optional<Nursery> nursery_;
   std::optional<Skeleton> skeleton_;
-  std::uint64_t areas_generation_ = 0;
   std::uint32_t round_received_ = 0;
   std::int64_t phase_began_ns_ = 0;
   std::vector<proto::Phase> phases_;

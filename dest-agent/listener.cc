@@ -14,6 +14,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/kernel/fd_passing.h"
+#include "common/wire/prompt_messages.h"
 #include "dest-agent/recovery.h"
 #include "dest-agent/session.h"
 
@@ -38,6 +39,7 @@ UniqueFd listen_on(const HostPort& endpoint) {
   if (!socket.valid()) throw_system("listen on {}", endpoint.text());
   const int on = 1;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  do_not_pace(socket.get());
   if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) != 0 ||
       ::listen(socket.get(), SOMAXCONN) != 0) {
     throw_system("listen on {}", endpoint.text());

@@ -76,7 +76,9 @@ void DestNetwork::hold(const proto::FdTable& fd_table) {
   const EndpointSet endpoints = endpoints_of(fd_table);
   if (state_->hold) return state_->hold->update(endpoints);
   if (endpoints.empty()) return;
-  state_->hold.emplace(state_->id);
+  // Sockets that have left repair mode must be neither answered nor heard when this session is
+  // killed before the commit: until whoever recovers has silenced them.
+  state_->hold.emplace(state_->id, PacketHold::OnDeath::kStays);
   state_->hold->prepare(endpoints);
   state_->hold->activate(endpoints);
 }
@@ -139,7 +141,6 @@ void DestNetwork::remove() {
 std::string DestNetwork::table() const { return state_->hold ? "godwit_" + state_->id : ""; }
 
 void remove_network(const JournalRecord& record, bool discard) {
-  remove_leftover_rules(record.migration_id);
   for (const std::string& text : record.addresses) {
     const auto address = IpAddress::from_text(text);
     if (!address) continue;
@@ -153,6 +154,8 @@ void remove_network(const JournalRecord& record, bool discard) {
       }
     }
   }
+  // The addresses first: without the rules they would be answered for.
+  remove_leftover_rules(record.migration_id);
 }
 
 }  // namespace godwit

@@ -1,7 +1,9 @@
 #include "dest-agent/recovery.h"
 
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -13,6 +15,9 @@
 #include "common/base/log.h"
 #include "common/base/unique_fd.h"
 #include "common/kernel/cgroup_fs.h"
+#include "common/kernel/pidfd.h"
+#include "common/kernel/socket_options.h"
+#include "common/kernel/tcp_repair.h"
 #include "common/model/journal.h"
 #include "dest-agent/network.h"
 
@@ -67,12 +72,38 @@ RecoveryFacts find_facts(const JournalRecord& record) {
   return facts;
 }
 
+// Streams that had left repair mode would say goodbye when their process ends, in the name of the
+// copy that runs on at the source.
+void silence_streams(const ProcessMark& mark) {
+  const UniqueFd process = open_pidfd(mark.pid);
+  const std::string directory = fmt::format("/proc/{}/fd", mark.pid);
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    std::error_code gone;
+    const std::string target = std::filesystem::read_symlink(entry.path(), gone);
+    if (gone || !target.starts_with("socket:")) continue;
+    try {
+      const UniqueFd socket = copy_fd_of(process, std::stoi(entry.path().filename()));
+      const bool tcp = int_socket_option(socket.get(), SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
+      if (tcp && tcp_facts(socket.get()).state != TcpState::kListen) {
+        enter_tcp_repair(socket.get());
+      }
+    } catch (const Error& error) {
+      log_warning("pid={} {}: {}", mark.pid, entry.path().string(), error.what());
+    }
+  }
+}
+
 void discard(const JournalRecord& record, const RecoveryFacts& facts) {
-  // First: an address whose sockets are gone is answered by a reset.
-  remove_network(record, true);
+  try {
+    if (facts.process_alive) silence_streams(record.process);
+  } catch (const std::exception& error) {
+    log_warning("migration={} silencing streams: {}", record.migration_id, error.what());
+  }
   if (facts.group_exists) {
     FreezerGroup::adopt(record.cgroup_path).discard();  // never thawed: it must not run a moment
   }
+  // After it: the rules keep the host from answering for sockets that are gone.
+  remove_network(record, true);
 }
 
 void keep_running(const JournalFolder& folder, JournalRecord record, const RecoveryFacts& facts) {

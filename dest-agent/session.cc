@@ -14,6 +14,7 @@
 #include "common/wire/channel.h"
 #include "common/wire/key_folder.h"
 #include "common/wire/lost_peer.h"
+#include "common/wire/prompt_messages.h"
 #include "dest-agent/incoming.h"
 #include "dest-agent/recovery.h"
 
@@ -102,19 +103,22 @@ bool handle(Incoming& incoming, Channel& control, int page_connections, proto::E
       return true;
     case proto::Envelope::kDescribe:
       await_pages(incoming, page_connections);
-      incoming.describe(message.describe().snapshot());
+      incoming.describe(*message.mutable_describe()->mutable_snapshot());
       return true;
     case proto::Envelope::kBrace:
       incoming.brace(message.brace());
       return true;
     case proto::Envelope::kFinal:
-      incoming.cut_over(message.final());
+      incoming.cut_over(*message.mutable_final());
       return true;
     case proto::Envelope::kCommit:
       incoming.commit();
       return true;
     case proto::Envelope::kHeldPackets:
       incoming.replay(message.held_packets());
+      return true;
+    case proto::Envelope::kCorrections:
+      incoming.correct(message.corrections());
       return true;
     case proto::Envelope::kFinish:
       incoming.finish();
@@ -153,6 +157,7 @@ void converse(Incoming& incoming, Channel& control, int page_connections) {
 int serve(const DestOptions& options, const std::string& migration_id, UniqueFd socket,
           const UniqueFd& page_connections) {
   notice_lost_peer(socket.get());
+  give_room_for_messages(socket.get());
   const KeyFolder keys = load_keys(options.keys, "destination");
   Channel control(TlsStream::accept(std::move(socket), to_tls_material(keys),
                                     monotonic_ns() + kHandshakeTimeoutNs));

@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
@@ -33,21 +34,29 @@ const proto::Thread* find_thread(const proto::Process& process, pid_t tid) {
   return nullptr;
 }
 
+// A part of a description, which keeps the whole.
+template <typename Part>
+std::shared_ptr<const Part> part(const std::shared_ptr<proto::Process>& whole, const Part& what) {
+  return {whole, &what};
+}
+
 }  // namespace
 
-Skeleton::Skeleton(Nursery& nursery, const proto::Process& want, int agent_pidfd)
-    : task_((check_process(want), nursery.clone_skeleton(want.identity().pid()))),
+Skeleton::Skeleton(Nursery& nursery, std::shared_ptr<proto::Process> wanted, int agent_pidfd)
+    : task_((check_process(*wanted), nursery.clone_skeleton(wanted->identity().pid()))),
       host_pid_(task_.host_pid()),
       mappings_(task_, agent_pidfd),
       fd_table_(task_, agent_pidfd),
       processors_(online_processors()),
-      capabilities_(capabilities_here()) {
+      capabilities_(capabilities_here()),
+      have_(std::make_shared<proto::Process>()) {
   begin();
-  in_context([&] { mappings_.build(want.mappings()); }, "building the address space");
+  const proto::Process& want = *wanted;
+  in_context([&] { mappings_.build(part(wanted, want.mappings())); }, "building the address space");
   reconcile_threads(want);
-  in_context([&] { fd_table_.build(want.fd_table()); }, "building descriptors");
+  in_context([&] { fd_table_.build(part(wanted, want.fd_table())); }, "building descriptors");
   reconcile_state(want);
-  have_ = want;
+  have_ = std::move(wanted);
 }
 
 // Takes away what the process inherited from the nursery.
@@ -60,29 +69,46 @@ void Skeleton::begin() {
   task_.run(batch);
 }
 
-void Skeleton::reconcile(const proto::Process& want) {
+void Skeleton::check_follows(const proto::Process& want) const {
   check_process(want);
-  if (want.identity().pid() != have_.identity().pid())
+  if (want.identity().pid() != have_->identity().pid())
     fail("the description is of another process");
-  mappings_.set_agent_pidfd(fd_table_.agent_pidfd());
-  in_context([&] { mappings_.reconcile(want.mappings()); }, "changing the address space");
-  reconcile_threads(want);
-  in_context([&] { fd_table_.build(want.fd_table()); }, "changing descriptors");
-  reconcile_state(want);
-  have_ = want;
 }
 
-void Skeleton::cut_over(const proto::Process& want) {
-  cut_over_began_ns_ = monotonic_ns();
-  check_process(want);
-  if (want.identity().pid() != have_.identity().pid())
-    fail("the description is of another process");
+void Skeleton::reconcile(std::shared_ptr<proto::Process> wanted) {
+  const proto::Process& want = *wanted;
+  check_follows(want);
   mappings_.set_agent_pidfd(fd_table_.agent_pidfd());
-  in_context([&] { mappings_.reconcile(want.mappings()); }, "changing the address space");
+  in_context([&] { mappings_.reconcile(part(wanted, want.mappings())); },
+             "changing the address space");
   reconcile_threads(want);
-  in_context([&] { fd_table_.cut_over(want.fd_table()); }, "descriptors");
+  in_context([&] { fd_table_.build(part(wanted, want.fd_table())); }, "changing descriptors");
   reconcile_state(want);
-  have_ = want;
+  have_ = std::move(wanted);
+}
+
+void Skeleton::cut_over_areas(const std::shared_ptr<proto::Process>& want, bool same_areas) {
+  cut_over_began_ns_ = monotonic_ns();
+  check_follows(*want);
+  mappings_.set_agent_pidfd(fd_table_.agent_pidfd());
+  in_context(
+      [&] {
+        if (same_areas) return mappings_.reconcile_marks(want->mappings().marks());
+        mappings_.reconcile(part(want, want->mappings()));
+      },
+      "changing the address space");
+}
+
+void Skeleton::cut_over(std::shared_ptr<proto::Process> wanted,
+                        const std::function<void(const char*)>& mark) {
+  const proto::Process& want = *wanted;
+  reconcile_threads(want);
+  mark("dest_threads");
+  in_context([&] { fd_table_.cut_over(part(wanted, want.fd_table())); }, "descriptors");
+  mark("dest_descriptors");
+  reconcile_state(want);
+  kept_ = std::exchange(have_, std::move(wanted));
+  mark("dest_state");
 }
 
 Tracee& Skeleton::tracee_of(const proto::Thread& thread) {
@@ -96,7 +122,7 @@ Tracee& Skeleton::tracee_of(const proto::Thread& thread) {
 }
 
 void Skeleton::reconcile_threads(const proto::Process& want) {
-  for (const proto::Thread& thread : have_.threads()) {
+  for (const proto::Thread& thread : have_->threads()) {
     if (find_thread(want, thread.tid()) != nullptr) continue;
     task_.end_thread(tracee_of(thread).tid());
     host_tids_.erase(thread.tid());
@@ -104,7 +130,7 @@ void Skeleton::reconcile_threads(const proto::Process& want) {
   for (const proto::Thread& thread : want.threads()) {
     in_context(
         [&] {
-          const proto::Thread* before = find_thread(have_, thread.tid());
+          const proto::Thread* before = find_thread(*have_, thread.tid());
           SyscallBatch batch;
           if (before != nullptr) {
             plan_thread(*before, thread, processors_, batch);
@@ -122,30 +148,30 @@ void Skeleton::reconcile_threads(const proto::Process& want) {
 
 void Skeleton::reconcile_state(const proto::Process& want) {
   SyscallBatch batch;
-  plan_signals(have_.signals(), want.signals(), batch);
-  if (have_.threads_size() == 0) {
+  plan_signals(have_->signals(), want.signals(), batch);
+  if (have_->threads_size() == 0) {
     plan_process_attributes(want.attributes(), batch);
     apply_process_attributes(host_pid(), want.attributes());
   } else {
-    plan_process_attributes(have_.attributes(), want.attributes(), batch);
+    plan_process_attributes(have_->attributes(), want.attributes(), batch);
   }
   if (!batch.empty()) task_.run(batch);
-  in_context([&] { restore_posix_timers(task_, have_.timers(), want.timers()); }, "timers");
+  in_context([&] { restore_posix_timers(task_, have_->timers(), want.timers()); }, "timers");
 }
 
 void Skeleton::complete_thread(Tracee& tracee, const proto::Thread& want, bool leader) {
   SyscallBatch batch;
-  const pid_t pid = have_.identity().pid();
+  const pid_t pid = have_->identity().pid();
   plan_pending(pid, want.tid(), want.pending(), batch);
   if (leader) {
-    plan_shared_pending(have_.signals(), pid, batch);
-    plan_timers_armed(have_.timers(), monotonic_ns() - cut_over_began_ns_, batch);
-    plan_filesystem_context(filesystem_context_here(), have_.filesystem_context(), batch);
-    plan_rlimits(rlimits_here(), have_.rlimits(), may_raise_hard_limits(), batch);
+    plan_shared_pending(have_->signals(), pid, batch);
+    plan_timers_armed(have_->timers(), waiting_timers_, monotonic_ns() - cut_over_began_ns_, batch);
+    plan_filesystem_context(filesystem_context_here(), have_->filesystem_context(), batch);
+    plan_rlimits(rlimits_here(), have_->rlimits(), may_raise_hard_limits(), batch);
   }
-  plan_tsc_mode(have_.attributes(), batch);
-  plan_credentials(capabilities_, have_.credentials(), batch);
-  if (leader) plan_process_attributes_last(have_.attributes(), batch);
+  plan_tsc_mode(have_->attributes(), batch);
+  plan_credentials(capabilities_, have_->credentials(), batch);
+  if (leader) plan_process_attributes_last(have_->attributes(), batch);
   plan_thread_last(want, batch);
   task_.run_on(tracee, batch);
 }
@@ -153,13 +179,15 @@ void Skeleton::complete_thread(Tracee& tracee, const proto::Thread& want, bool l
 void Skeleton::complete() {
   in_context([&] { mappings_.finish(); }, "finishing the address space");
   fd_table_.finish();
+  waiting_timers_ = find_waiting_timers(task_, *have_, cut_over_began_ns_);
+  remove_signals_of(waiting_timers_, *have_);
   // The leader last: it arms what can send signals.
-  for (int index = have_.threads_size() - 1; index >= 0; --index) {
-    const proto::Thread& thread = have_.threads(index);
+  for (int index = have_->threads_size() - 1; index >= 0; --index) {
+    const proto::Thread& thread = have_->threads(index);
     in_context([&] { complete_thread(tracee_of(thread), thread, index == 0); }, "thread {}",
                thread.tid());
   }
-  for (const proto::Thread& thread : have_.threads()) {
+  for (const proto::Thread& thread : have_->threads()) {
     in_context(
         [&] {
           Tracee& tracee = tracee_of(thread);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "common/base/log.h"
+#include "common/kernel/short_turns.h"
 #include "common/tracking/tracker_probe.h"
 #include "common/wire/tls_stream.h"
 #include "page-server/page_server.h"
@@ -42,6 +43,7 @@ int main(int argc, char** argv) {
   // Each thread's arena would keep memory of its own.
   mallopt(M_ARENA_MAX, 1);
   tzset();
+  godwit::take_short_turns();
   Options options;
   CLI::App app{"godwit page server (started by the agents)"};
   app.add_option("--role", options.role, "source or destination")

@@ -25,8 +25,12 @@ void PagePlacer::set_areas(const proto::SetAreas& order) {
   if (order.generation() < generation_) {
     fail("areas of generation {} after those of {}", order.generation(), generation_);
   }
-  areas_ = areas_of(order);
   generation_ = order.generation();
+  if (order.same()) {
+    for (TrackedArea& area : areas_) area.fresh = false;
+    return;
+  }
+  areas_ = areas_of(order);
   forget_lost_pages(areas_, filled_);
   for (const TrackedArea& area : areas_) {
     if (area.fresh) renewals_.push_back({area.range, generation_});

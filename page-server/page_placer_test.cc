@@ -36,6 +36,12 @@ class PagePlacerTest : public ::testing::Test {
     placer_ =
         std::make_unique<PagePlacer>(duplicate_fd(child.memory_fd()), duplicate_fd(uffd_.get()));
   }
+  void same_areas(std::uint64_t generation) {
+    proto::SetAreas order;
+    order.set_generation(generation);
+    order.set_same(true);
+    placer_->set_areas(order);
+  }
   void set_areas(std::uint64_t generation, const std::vector<TrackedArea>& areas) {
     proto::SetAreas order;
     order.set_generation(generation);
@@ -143,6 +149,20 @@ TEST_F(PagePlacerTest, AnAreaWithoutMappingIsTold) {
   build(child, {pages(0, 8)});
   set_areas(1, {{pages(4, 8), AreaKind::kAnonymous, true}});
   EXPECT_THAT(place(1, pages(6, 4), 'x'), HasSubstr("placing the page at 200000008000"));
+}
+
+TEST_F(PagePlacerTest, TheSameAreasUnderALaterGeneration) {
+  TestChild child;
+  child.map(pages(0, 8));
+  build(child, {pages(0, 8)});
+  set_areas(1, {{pages(0, 4), AreaKind::kAnonymous, true}});
+  EXPECT_EQ(place(1, pages(0, 2), 'a'), "");
+  same_areas(2);
+  EXPECT_EQ(placer_->generation(), 2u);
+  EXPECT_EQ(place(1, pages(1, 1), 'b'), "");  // nothing was made anew: an older page still counts
+  EXPECT_EQ(place(2, pages(2, 1), 'c'), "");
+  EXPECT_THAT(place(2, pages(4, 1), 'x'), HasSubstr("came for no area"));
+  EXPECT_EQ(content(pages(0, 4)), "abc.");
 }
 
 TEST_F(PagePlacerTest, OlderFramesOnlyReachWhatIsStillTheSame) {

@@ -6,7 +6,6 @@
 // Scanning everything before reading anything costs a bit a page and makes scanning independent of
 // the network: the agent learns early how much there is, and a task that must stand still for a
 // scan stands for the scan only.
-#include <sched.h>
 #include <time.h>
 
 #include <algorithm>
@@ -19,6 +18,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/kernel/short_turns.h"
 #include "common/tracking/soft_dirty_tracker.h"
 #include "common/tracking/tracker_probe.h"
 #include "common/tracking/write_protect_tracker.h"
@@ -40,13 +40,6 @@ struct Space {
   std::vector<TrackedArea> areas;
   PageBitmap sent;  // what the destination holds
 };
-
-// Pre-copy rounds must not push the service off a processor when it wakes up; the final round, with
-// the service standing still, may. Unlike a nice value this can be taken back without a capability.
-void set_background(bool background) {
-  const sched_param parameters{};
-  sched_setscheduler(0, background ? SCHED_BATCH : SCHED_OTHER, &parameters);
-}
 
 PageRange range_of(const proto::PageSpan& span) {
   const auto range = PageRange::make(span.start(), span.end());
@@ -151,8 +144,12 @@ Space& SourceServer::space(std::uint32_t number) {
 
 void SourceServer::set_areas(const proto::SetAreas& order) {
   Space& space = this->space(order.space());
-  space.areas = areas_of(order);
   space.generation = order.generation();
+  if (order.same()) {
+    for (TrackedArea& area : space.areas) area.fresh = false;
+    return;
+  }
+  space.areas = areas_of(order);
   forget_lost_pages(space.areas, space.sent);
 }
 
@@ -213,8 +210,10 @@ void SourceServer::send_round(const proto::SendRound& order) {
     fail("round {} is of generation {}, the areas of {}", order.round(), order.generation(),
          space.generation);
   }
+  // Pre-copy rounds must not push the service off a processor when it wakes up; the final round,
+  // with the service standing still, may.
   background_ = !order.final();
-  set_background(background_);
+  take_short_turns(background_);
   const std::int64_t start_ns = monotonic_ns();
   const ScanFindings findings = scan(space, order);
   const std::int64_t scan_ns = monotonic_ns() - start_ns;
@@ -256,7 +255,7 @@ void SourceServer::write_frames() try {
   while (std::unique_ptr<PageFrame> frame = queue_.pop()) {
     if (background != background_) {
       background = background_;
-      set_background(background);
+      take_short_turns(background);
     }
     write_limited(*frame);
     queue_.recycle(std::move(frame));

@@ -53,6 +53,7 @@ void build(Migration& migration) {
   migration.group.emplace(FreezerGroup::around(pid, migration.id));
 
   migration.task.emplace(RemoteTask::attach(pid));
+  migration.capture->watch_stops(*migration.task);
   const std::int64_t stopped_ns = monotonic_ns();
   migration.task->stop();
   proto::Describe describe;

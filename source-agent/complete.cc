@@ -76,6 +76,14 @@ void say_finish(Migration& migration) {
   }
 }
 
+void send_corrections(Migration& migration) {
+  const proto::Corrections corrections = migration.capture->fd_table().find_corrections();
+  if (corrections.sockets().empty()) return;
+  log_info("migration={} {} sockets got options in the last instant", migration.id,
+           corrections.sockets_size());
+  migration.control->send_body(corrections, monotonic_ns() + kFinishTimeoutNs);
+}
+
 // One duty of many: the source's copy goes whatever becomes of the others.
 template <typename Duty>
 void attempt(const char* what, Duty duty) noexcept {
@@ -90,6 +98,7 @@ void attempt(const char* what, Duty duty) noexcept {
 
 void complete(Migration& migration) {
   attempt("addresses", [&] { migration.network->after_commit(*migration.control); });
+  attempt("corrections", [&] { send_corrections(migration); });
   attempt("last round", [&] { report_last_round(migration); });
   attempt("the copy here", [&] { end_source_copy(migration); });
   attempt("stragglers", [&] { migration.network->forward_stragglers(*migration.control); });

@@ -10,6 +10,7 @@
 #include "common/base/error.h"
 #include "common/wire/lost_peer.h"
 #include "common/wire/preface.h"
+#include "common/wire/prompt_messages.h"
 
 namespace godwit {
 namespace {
@@ -52,6 +53,7 @@ UniqueFd connect_to(const HostPort& endpoint, std::int64_t deadline_ns) {
   for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
     UniqueFd socket(::socket(each->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket.valid()) throw_system("socket");
+    do_not_pace(socket.get());
     code = 0;
     if (::connect(socket.get(), each->ai_addr, each->ai_addrlen) != 0) code = errno;
     if (code == EINPROGRESS) code = await_connect(socket.get(), deadline_ns);
@@ -71,6 +73,7 @@ Channel connect_control(const HostPort& endpoint, const KeyFolder& keys,
   return in_context(
       [&] {
         notice_lost_peer(socket.get());
+        give_room_for_messages(socket.get());
         send_preface(socket.get(), {ConnectionKind::kControl, migration_id});
         return Channel(TlsStream::connect(std::move(socket), to_tls_material(keys), deadline));
       },

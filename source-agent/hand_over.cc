@@ -6,6 +6,8 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
+#include "common/base/steady_heap.h"
+#include "common/kernel/short_turns.h"
 #include "common/model/snapshot.h"
 #include "common/network/socket_address.h"
 #include "source-agent/migration.h"
@@ -16,6 +18,7 @@ namespace {
 constexpr std::int64_t kBraceTimeoutNs = 10'000'000'000;
 constexpr std::int64_t kPreparedTimeoutNs = 30'000'000'000;
 constexpr std::int64_t kConfirmTimeoutNs = 10'000'000'000;
+constexpr std::size_t kSteadyHeapBytes = 4 << 20;
 
 class PhaseClock {
  public:
@@ -45,6 +48,12 @@ void note_addresses(Migration& migration, const proto::Brace& brace) {
   if (!migration.record.addresses.empty()) migration.write_journal();
 }
 
+void look_at_threads(Migration& migration) {
+  migration.task->stop();
+  const ScopeExit go_on([&] { migration.task->resume(); });
+  migration.capture->look_at_threads(*migration.task);
+}
+
 // New connections are held back and those underway are let through to the program, so that none is
 // lost: a half-open one or one that waits in a backlog cannot be moved.
 void get_ready(Migration& migration) {
@@ -60,26 +69,47 @@ void get_ready(Migration& migration) {
   note_addresses(migration, brace);
   migration.control->send_body(brace);
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
+  keep_heap_steady(kSteadyHeapBytes);
+  take_short_turns();
+  look_at_threads(migration);
+  migration.capture->observe_calls();
   // What was written while all this was made ready need not travel in the blackout.
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
   migration.network->drain_listeners();
 }
 
-// The last description, and the order to send the last pages while it is being made.
-void describe_final(Migration& migration, PhaseClock& clock) {
-  FdTableCapture& fd_table = migration.capture->fd_table();
-  fd_table.take_copies(&*migration.task);
-  migration.network->activate(fd_table.sockets());
-  clock.mark("hold");
-  proto::Mappings mappings = migration.capture->describe_mappings(*migration.task);
-  const bool changed = migration.memory->update(mappings, true);
-  if (changed) {
-    ++migration.generation;
-    publish_areas(migration);
-  }
+void order_last_pages(Migration& migration) {
   order_round(migration, true,
               shared_object_data(migration.options.pid, migration.memory->layout()));
+}
+
+// What the destination has is what was described last, unless the process got something since:
+// then its pages are looked for as well.
+proto::Mappings describe_layout(Migration& migration) {
+  const bool same = migration.capture->mappings().is_as_described() && !migration.options.verify;
+  migration.final_message.mutable_final()->set_same_areas(same);
+  if (same) return migration.capture->mappings().describe_marks();
+  proto::Mappings mappings = migration.capture->describe_mappings(*migration.task);
+  if (migration.memory->update(mappings, true)) {
+    ++migration.generation;
+    publish_areas(migration);
+    order_last_pages(migration);
+  }
+  return mappings;
+}
+
+void describe_final(Migration& migration, PhaseClock& clock) {
+  FdTableCapture& fd_table = migration.capture->fd_table();
+  fd_table.take_copies();
+  migration.capture->ask(*migration.task);
+  // The last pages are looked for and sent while everything else is described. The destination must
+  // not place them while it changes its areas, so they are of the generation that follows.
+  begin_generation(migration);
+  order_last_pages(migration);
+  migration.network->activate(fd_table.sockets());
+  clock.mark("hold");
+  proto::Mappings mappings = describe_layout(migration);
   clock.mark("layout");
   proto::Final& final = *migration.final_message.mutable_final();
   proto::Snapshot& snapshot = *final.mutable_snapshot();
@@ -141,18 +171,20 @@ void hand_over(Migration& migration) {
   PhaseClock clock(migration.report);
   const std::int64_t began_ns = clock.last_ns();
   migration.task->stop();
-  migration.capture->note_stopped();
   clock.mark("stop");
   describe_final(migration, clock);
   migration.machine.apply(Event::kTasksFrozen);
   migration.control->send(migration.final_message);
   migration.machine.apply(Event::kFinalSent);
   clock.mark("send");
+  // The destination is at work now: the time to look again at what was taken for unchanged.
+  migration.capture->confirm(*migration.task);
   await_prepared(migration, clock);
   migration.machine.apply(Event::kDestinationPrepared);
   commit(migration, clock);
   await_committed(migration, clock);
   migration.report.blackout_ns = clock.last_ns() - began_ns;
+  migration.report.frozen_unix_ns = clock_ns(CLOCK_REALTIME) - (monotonic_ns() - began_ns);
   migration.machine.apply(Event::kCommitConfirmed);
 }
 

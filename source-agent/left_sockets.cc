@@ -1,30 +1,20 @@
 #include "source-agent/left_sockets.h"
 
-#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
-#include <cstring>
 #include <filesystem>
 
 #include "common/base/error.h"
 #include "common/base/log.h"
 #include "common/kernel/pidfd.h"
+#include "common/kernel/socket_block.h"
 #include "common/kernel/socket_options.h"
 #include "common/kernel/tcp_repair.h"
 
 namespace godwit {
 namespace {
-
-// The one that block_socket_input() attaches: a single instruction that takes zero bytes.
-bool takes_nothing(int fd) {
-  const auto program = classic_socket_filter(fd);
-  sock_filter instruction{};
-  if (!program || program->size() != sizeof(instruction)) return false;
-  std::memcpy(&instruction, program->data(), sizeof(instruction));
-  return instruction.code == (BPF_RET | BPF_K) && instruction.k == 0;
-}
 
 bool in_repair(int fd) {
   int on = 0;
@@ -35,7 +25,7 @@ bool in_repair(int fd) {
 void release(int fd) {
   const int family = int_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
   if (family != AF_INET && family != AF_INET6) return;
-  if (takes_nothing(fd)) unblock_socket_input(fd, std::nullopt);
+  if (is_socket_input_blocked(fd)) unblock_socket_input(fd, std::nullopt);
   if (int_socket_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP || !in_repair(fd)) return;
   // The probe makes the peer answer: what could not be sent meanwhile goes out at once.
   leave_tcp_repair(fd, true);

@@ -128,7 +128,15 @@ void publish_areas(Migration& migration) {
   areas.set_generation(migration.generation);
   for (proto::PageArea& area : migration.memory->areas()) *areas.add_areas() = std::move(area);
   migration.pages->link().send(order);
-  migration.areas_generation = migration.generation;
+}
+
+void begin_generation(Migration& migration) {
+  proto::PageOrder order;
+  proto::SetAreas& areas = *order.mutable_set_areas();
+  areas.set_space(0);
+  areas.set_generation(++migration.generation);
+  areas.set_same(true);
+  migration.pages->link().send(order);
 }
 
 void order_round(Migration& migration, bool final, const std::vector<PageRange>& existing) {

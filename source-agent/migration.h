@@ -55,8 +55,7 @@ struct Migration {
   std::optional<TrackedMemory> memory;
   std::optional<SourceNetwork> network;
 
-  std::uint64_t generation = 0;        // of the last description sent
-  std::uint64_t areas_generation = 0;  // of the last one that the page server has the areas of
+  std::uint64_t generation = 0;  // of the last description sent
   std::uint32_t round = 0;
   std::string described_fd_table;                    // serialized, as last sent
   std::optional<Error> error;                        // why it does not go on
@@ -114,6 +113,9 @@ void describe_again(Migration& migration, const proto::Process& process);
 RoundReport run_round(Migration& migration);
 // Sends the areas as of now to the page server, under the current generation.
 void publish_areas(Migration& migration);
+// The same areas under the next generation, whose pages the destination holds back until it has the
+// description of that generation.
+void begin_generation(Migration& migration);
 // `existing`: see SendRound in page_service.proto.
 void order_round(Migration& migration, bool final, const std::vector<PageRange>& existing);
 // Clocks as the task sees them, for the destination's time namespace.

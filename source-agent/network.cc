@@ -14,6 +14,7 @@
 #include "common/base/log.h"
 #include "common/kernel/proc_fdinfo.h"
 #include "common/kernel/sock_diag.h"
+#include "common/kernel/socket_block.h"
 #include "common/kernel/socket_options.h"
 #include "common/kernel/tcp_repair.h"
 #include "common/network/addresses.h"
@@ -42,6 +43,18 @@ EndpointSet endpoints_of(const proto::FdTable& fd_table) {
     if (file.has_udp_socket()) endpoints.add(file.udp_socket());
   }
   return endpoints;
+}
+
+// Those whose addresses can't change any more.
+std::set<std::uint64_t> settled_sockets(const proto::FdTable& fd_table) {
+  std::set<std::uint64_t> inodes;
+  for (const proto::OpenFile& file : fd_table.files()) {
+    const auto state = static_cast<TcpState>(file.tcp_socket().state());
+    if (file.has_tcp_socket() && (has_tcp_stream(state) || state == TcpState::kListen)) {
+      inodes.insert(file.tcp_socket().inode());
+    }
+  }
+  return inodes;
 }
 
 // What EndpointSet wants to know of a socket.
@@ -152,7 +165,9 @@ struct SourceNetwork::State {
   OutgoingAddresses outgoing;
   bool moves_addresses;
   std::optional<IpAddress> control_address;
+  std::optional<SocketBlock> block;  // made by prepare()
   EndpointSet endpoints;
+  std::set<std::uint64_t> claimed;  // inodes of those in `endpoints`
   bool prepared = false;
   bool active = false;
   bool frozen = false;
@@ -242,7 +257,9 @@ void SourceNetwork::preflight(pid_t host_pid, const proto::FdTable& fd_table,
 
 proto::Brace SourceNetwork::prepare(const proto::FdTable& fd_table) {
   proto::Brace brace;
+  state_->block.emplace();
   state_->endpoints = endpoints_of(fd_table);
+  state_->claimed = settled_sockets(fd_table);
   if (state_->moves_addresses) {
     std::vector<IpAddress> used = state_->endpoints.local_addresses();
     std::erase_if(used, [&](const IpAddress& each) { return each == state_->control_address; });
@@ -272,7 +289,9 @@ void SourceNetwork::drain_listeners() {
 }
 
 void SourceNetwork::activate(const std::vector<SocketCopy>& sockets) {
-  for (const SocketCopy& socket : sockets) add_claim(socket, state_->endpoints);
+  for (const SocketCopy& socket : sockets) {
+    if (!state_->claimed.contains(socket.inode)) add_claim(socket, state_->endpoints);
+  }
   if (state_->endpoints.empty()) return;
   state_->check_addresses();
   if (!state_->prepared) state_->hold.prepare(state_->endpoints);
@@ -298,8 +317,8 @@ void SourceNetwork::recheck(const std::vector<SocketCopy>& sockets, proto::FdTab
 void SourceNetwork::freeze(const std::vector<SocketCopy>& sockets) {
   state_->frozen = true;
   for (const SocketCopy& socket : sockets) {
-    if (socket.kind == SocketKind::kTcp) freeze_tcp_stream(socket.agent_fd);
-    if (socket.kind == SocketKind::kUdp) freeze_udp_socket(socket.agent_fd);
+    if (socket.kind == SocketKind::kTcp) freeze_tcp_stream(socket.agent_fd, *state_->block);
+    if (socket.kind == SocketKind::kUdp) freeze_udp_socket(socket.agent_fd, *state_->block);
   }
 }
 

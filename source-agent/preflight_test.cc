@@ -17,6 +17,7 @@
 #include "common/base/error.h"
 #include "common/base/unique_fd.h"
 #include "common/kernel/proc_stat.h"
+#include "source-agent/capture/task_identity.h"
 
 namespace godwit {
 namespace {
@@ -38,6 +39,12 @@ std::vector<std::string> ids(const Findings& findings) {
 }
 std::vector<std::string> ids_of(pid_t pid) { return ids(preflight_process(pid)); }
 
+// In a child of `parent`: it ends with that, also when that has ended already.
+void die_with(pid_t parent) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent) ::_exit(1);
+}
+
 // A child that has done `body` and then waits to be killed.
 class Child {
  public:
@@ -46,9 +53,10 @@ class Child {
     if (::pipe2(fds, O_CLOEXEC) != 0) throw_system("pipe2");
     const UniqueFd ready(fds[0]);
     UniqueFd tell(fds[1]);
+    const pid_t self = ::getpid();
     pid_ = ::fork();
     if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      die_with(self);
       body();
       const char byte = 1;
       if (::write(tell.get(), &byte, 1) != 1) ::_exit(1);
@@ -98,11 +106,15 @@ TEST(PreflightProcess, WhatIsNoOrdinaryProcessIsReportedAlone) {
 }
 
 TEST(PreflightProcess, KnowsAKernelThread) {
-  if (read_proc_stat(2).kernel_thread()) {
-    EXPECT_THAT(ids_of(2), ElementsAre("pid-is-kernel-thread"));
-  } else {
-    GTEST_SKIP() << "no kernel thread is visible in this pid namespace";
-  }
+  // Its line of /proc: in a pid namespace of its own a test sees no kernel thread.
+  const ProcStat thread = parse_proc_stat(
+      "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 1 0 0 20 0 1 0 24 0 0 18446744073709551615 0 0 "
+      "0 0 0 0 0 2147483647 0 1 0 0 0 1 0 0 0 0 0 0 0 0 0 0 0 0 0");
+  Findings findings;
+  EXPECT_TRUE(refuse_kernel_thread(2, thread, findings));
+  EXPECT_THAT(ids(findings), ElementsAre("pid-is-kernel-thread"));
+  EXPECT_FALSE(refuse_kernel_thread(::getpid(), read_proc_stat(::getpid()), findings));
+  EXPECT_THAT(findings, ::testing::SizeIs(1));
 }
 
 TEST(PreflightProcess, KnowsTheProcessesThatItWasStartedBy) {
@@ -163,8 +175,9 @@ TEST(PreflightProcess, KnowsAStoppedAndATracedProcess) {
 
 TEST(PreflightProcess, NamesChildrenAndSeesAVfork) {
   const Child parent([] {
+    const pid_t self = ::getpid();
     if (::fork() == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      die_with(self);
       for (;;) ::pause();
     }
   });
@@ -176,8 +189,9 @@ TEST(PreflightProcess, NamesChildrenAndSeesAVfork) {
     clone_args arguments{};
     arguments.flags = CLONE_VM | CLONE_VFORK;
     arguments.exit_signal = SIGCHLD;
+    const pid_t self = ::getpid();
     if (::syscall(SYS_clone3, &arguments, sizeof(arguments)) == 0) {
-      ::syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+      die_with(self);
       for (;;) ::pause();
     }
     ::_exit(0);

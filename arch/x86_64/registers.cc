@@ -90,9 +90,13 @@ std::uint64_t vector_state_mask() {
 }
 
 std::size_t vector_state_bytes() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(0xd, 0, &a, &b, &c, &d) == 0) return 512;
-  return c;  // for all features that this processor has
+  // Asked once: a hypervisor may take its time to answer.
+  static const std::size_t bytes = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid_count(0xd, 0, &a, &b, &c, &d) == 0) return 512U;
+    return c;  // for all features that this processor has
+  }();
+  return bytes;
 }
 
 }  // namespace godwit::arch

@@ -26,8 +26,8 @@ struct MapsLine {
 // One line of maps; nullopt when it is malformed.
 std::optional<MapsLine> parse_maps_line(std::string_view line);
 
-// The whole text, in order and without overlap. The kernel takes a running process' areas a few at a
-// time, so one that merged or moved in between may be told twice: the first telling counts, and
+// The whole text, in order and without overlap. The kernel takes a running process' areas a few at
+// a time, so one that merged or moved in between may be told twice: the first telling counts, and
 // what lies beyond it of the second. `source` names the text in the Error for a malformed line.
 std::vector<MapsLine> parse_maps(std::string_view text, std::string_view source);
 

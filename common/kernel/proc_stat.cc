@@ -41,4 +41,13 @@ ProcStat read_proc_stat(const std::string& directory) {
 
 ProcStat read_proc_stat(pid_t pid) { return read_proc_stat(fmt::format("/proc/{}", pid)); }
 
+bool is_ending(pid_t tid) {
+  try {
+    return read_proc_stat(tid).ending();
+  } catch (const Error& error) {
+    if (error.code() == ENOENT || error.code() == ESRCH) return true;
+    throw;
+  }
+}
+
 }  // namespace godwit

@@ -21,6 +21,8 @@ struct ProcStat {
   int processor = -1;                  // where it last ran
 
   bool kernel_thread() const { return (flags & 0x00200000) != 0; }
+  // On its way out (PF_EXITING): it may have given up its memory, descriptors and directory.
+  bool ending() const { return (flags & 0x00000004) != 0; }
 };
 
 // Throws Error when the text is not a stat line. The name may hold anything, ") " included.
@@ -28,5 +30,7 @@ ProcStat parse_proc_stat(std::string_view text);
 // `directory` is "/proc/12" or "/proc/12/task/13". Throws Error naming it (ENOENT, ESRCH: gone).
 ProcStat read_proc_stat(const std::string& directory);
 ProcStat read_proc_stat(pid_t pid);
+// True for a task that is ending or gone.
+bool is_ending(pid_t tid);
 
 }  // namespace godwit

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -127,6 +128,13 @@ constexpr KnownOption kKnown[] = {
     {IPPROTO_IPV6, IPV6_MULTICAST_LOOP, "IPV6_MULTICAST_LOOP", OptionUse::kDatagram},
 };
 
+constexpr std::pair<int, int> kLively[] = {
+    {SOL_SOCKET, SO_REUSEADDR},      {SOL_SOCKET, SO_ATTACH_FILTER}, {SOL_SOCKET, SO_SNDBUF},
+    {SOL_SOCKET, SO_RCVBUF},         {SOL_SOCKET, SO_RCVTIMEO},      {SOL_SOCKET, SO_SNDTIMEO},
+    {SOL_SOCKET, SO_RCVLOWAT},       {IPPROTO_TCP, TCP_NODELAY},     {IPPROTO_TCP, TCP_CORK},
+    {IPPROTO_TCP, TCP_WINDOW_CLAMP},
+};
+
 std::optional<std::string> read_option(int fd, const KnownOption& option) {
   std::array<char, 256> value{};
   socklen_t bytes = value.size();
@@ -191,6 +199,28 @@ std::vector<SocketOptionValue> changed_socket_options(int fd, int family, int ty
   return changed;
 }
 
+bool is_lively_option(int level, int name) {
+  return std::find(std::begin(kLively), std::end(kLively), std::pair(level, name)) !=
+         std::end(kLively);
+}
+
+std::vector<SocketOptionValue> lively_socket_options(int fd, int family, int type, int protocol) {
+  const Values& normal = new_socket_values({family, type, protocol});
+  std::vector<SocketOptionValue> changed;
+  for (std::size_t index = 0; index < std::size(kKnown); ++index) {
+    const KnownOption& option = kKnown[index];
+    if (!normal[index] || !is_lively_option(option.level, option.name)) continue;
+    std::optional<std::string> now = read_option(fd, option);
+    if (now && *now != *normal[index]) {
+      changed.push_back({option.level, option.name, *std::move(now)});
+    }
+  }
+  if (const auto filter = classic_socket_filter(fd)) {
+    changed.push_back({SOL_SOCKET, SO_ATTACH_FILTER, *filter});
+  }
+  return changed;
+}
+
 int try_set_socket_option(int fd, const SocketOptionValue& option) {
   int name = option.name;
   std::string value = option.value;
@@ -216,6 +246,15 @@ void set_socket_option(int fd, const SocketOptionValue& option) {
     throw_errno(code, fmt::format("setsockopt {} of descriptor {}",
                                   socket_option_name(option.level, option.name), fd));
   }
+}
+
+SocketOptionValue socket_option(int fd, int level, int name) {
+  std::array<char, 256> value{};
+  socklen_t bytes = value.size();
+  if (getsockopt(fd, level, name, value.data(), &bytes) != 0) {
+    throw_system("getsockopt {} of descriptor {}", socket_option_name(level, name), fd);
+  }
+  return {level, name, std::string(value.data(), bytes)};
 }
 
 int int_socket_option(int fd, int level, int name) {
@@ -269,27 +308,6 @@ std::optional<std::string> classic_socket_filter(int fd) {
     throw_system("read the packet filter of descriptor {}", fd);
   }
   return program;
-}
-
-void block_socket_input(int fd) {
-  sock_filter drop_all{};
-  drop_all.code = BPF_RET | BPF_K;  // take zero bytes
-  sock_fprog program{1, &drop_all};
-  if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0) {
-    throw_system("block the input of descriptor {}", fd);
-  }
-}
-
-void unblock_socket_input(int fd, const std::optional<std::string>& own_filter) {
-  if (own_filter) {
-    set_socket_option(fd, {SOL_SOCKET, SO_ATTACH_FILTER, *own_filter});
-    return;
-  }
-  const int unused = 0;
-  if (setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused) != 0 &&
-      errno != ENOENT) {
-    throw_system("unblock the input of descriptor {}", fd);
-  }
 }
 
 }  // namespace godwit

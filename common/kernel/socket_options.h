@@ -27,11 +27,19 @@ std::string socket_option_name(int level, int name);
 // packet filter (SO_ATTACH_FILTER). Throws Error.
 std::vector<SocketOptionValue> changed_socket_options(int fd, int family, int type, int protocol);
 
+// The same of those alone that programs set while they work, or the kernel by itself (what it
+// tunes), or that a socket in repair mode or with blocked input does not show. A sixth of the cost.
+std::vector<SocketOptionValue> lively_socket_options(int fd, int family, int type, int protocol);
+bool is_lively_option(int level, int name);
+
 // Sets one as it was read: sizes are halved and forced, SO_BUF_LOCK must come after them. Throws
 // Error naming the option.
 void set_socket_option(int fd, const SocketOptionValue& option);
 // Gives the errno (0: set).
 int try_set_socket_option(int fd, const SocketOptionValue& option);
+
+// As it is, a new socket's value or not. Throws Error.
+SocketOptionValue socket_option(int fd, int level, int name);
 
 // The value of an int option; 0 if the socket does not know it.
 int int_socket_option(int fd, int level, int name);
@@ -50,10 +58,5 @@ std::string socket_interface(int fd);
 enum class SocketFilter { kNone, kClassic, kOpaque };
 SocketFilter socket_filter(int fd);
 std::optional<std::string> classic_socket_filter(int fd);
-
-// From here the socket takes no packet in, silently; replaces the program's own filter.
-void block_socket_input(int fd);
-// Undoes it and puts `own_filter` back, if there was one.
-void unblock_socket_input(int fd, const std::optional<std::string>& own_filter);
 
 }  // namespace godwit

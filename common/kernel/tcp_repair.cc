@@ -90,6 +90,7 @@ TcpFacts tcp_facts(int fd) {
     facts.backlog_used = info.tcpi_unacked;
   }
   facts.segments_in = info.tcpi_segs_in;
+  facts.segments_out = info.tcpi_segs_out;
   return facts;
 }
 

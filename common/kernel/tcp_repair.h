@@ -47,6 +47,7 @@ struct TcpFacts {
   std::uint32_t backlog_limit = 0;  // listening
   std::uint32_t backlog_used = 0;   // listening: connections not accepted yet
   std::uint32_t segments_in = 0;    // every segment that came in, wraps around
+  std::uint32_t segments_out = 0;
 };
 // TCP_INFO.
 TcpFacts tcp_facts(int fd);

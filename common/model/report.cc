@@ -133,6 +133,7 @@ std::string report_json(const MigrationReport& report) {
       {"tracker", report.tracker},
       {"total_ms", json_ms(report.total_ns)},
       {"blackout_ms", json_ms(report.blackout_ns)},
+      {"frozen_unix_ns", report.frozen_unix_ns},
       {"phases_ms", phases_json(report.phases_ns)},
       {"blackout_phases_ms", phases_json(report.blackout_phases_ns)},
       {"rounds", array_json(report.rounds, round_json)},

@@ -45,6 +45,7 @@ struct MigrationReport {
 
   std::int64_t total_ns = 0;
   std::int64_t blackout_ns = 0;
+  std::int64_t frozen_unix_ns = 0;  // CLOCK_REALTIME when the blackout began
   // In their order: the states of the machine, and what the blackout was spent on.
   std::vector<std::pair<std::string, std::int64_t>> phases_ns;
   std::vector<std::pair<std::string, std::int64_t>> blackout_phases_ns;

@@ -47,6 +47,7 @@ MigrationReport example() {
   report.tracker = "write-protect";
   report.total_ns = 1'500'000'000;
   report.blackout_ns = 4'212'345;
+  report.frozen_unix_ns = 1'700'000'000'123'456'789;
   report.phases_ns = {{"Connecting", 2'000'000}, {"Preflight", 1'000}};
   report.blackout_phases_ns = {{"freeze", 300'000}, {"last pages", 1'200'000}};
   report.resident_bytes = 1 << 30;
@@ -69,6 +70,7 @@ TEST(ReportJson, HoldsEveryField) {
   EXPECT_EQ(document["tracker"], "write-protect");
   EXPECT_DOUBLE_EQ(document["total_ms"], 1500);
   EXPECT_DOUBLE_EQ(document["blackout_ms"], 4.212);
+  EXPECT_EQ(document["frozen_unix_ns"], 1'700'000'000'123'456'789);
   EXPECT_DOUBLE_EQ(document["phases_ms"]["Connecting"], 2);
   EXPECT_DOUBLE_EQ(document["phases_ms"]["Preflight"], 0.001);
   EXPECT_DOUBLE_EQ(document["blackout_phases_ms"]["last pages"], 1.2);

@@ -79,11 +79,14 @@ void check_thread(const proto::Thread& thread, SnapshotPart part) {
   if (thread.comm().size() > kCommMaximum || thread.comm().find('\0') != std::string::npos) {
     malformed("{}: a name of {} bytes", what, thread.comm().size());
   }
-  for (const std::string* registers : {&thread.general_registers(), &thread.vector_registers()}) {
-    if (registers->size() > kRegistersMaximum) {
-      malformed("{}: {} bytes of registers", what, registers->size());
-    }
-    if (part == SnapshotPart::kWhole && registers->empty()) malformed("{}: no registers", what);
+  const std::size_t vector_bytes = thread.vector_bytes();
+  for (const std::size_t bytes : {thread.general_registers().size(), vector_bytes}) {
+    if (bytes > kRegistersMaximum) malformed("{}: {} bytes of registers", what, bytes);
+    if (part == SnapshotPart::kWhole && bytes == 0) malformed("{}: no registers", what);
+  }
+  if (thread.vector_registers().size() > vector_bytes) {
+    malformed("{}: {} bytes in {} of vector registers", what, thread.vector_registers().size(),
+              vector_bytes);
   }
   if (thread.parent_death_signal() != 0) check_signal(thread.parent_death_signal(), what);
   if (thread.has_blocked_call() && thread.blocked_call().arguments_size() > 6) {

@@ -27,7 +27,8 @@ proto::Snapshot example() {
     proto::Thread& thread = *process.add_threads();
     thread.set_tid(tid);
     thread.set_general_registers(std::string(216, 'r'));
-    thread.set_vector_registers(std::string(11008, 'v'));
+    thread.set_vector_registers(std::string(832, 'v'));
+    thread.set_vector_bytes(11008);
     thread.set_comm("redis-server");
   }
   proto::Mapping& text = *process.mutable_mappings()->add_areas();

@@ -196,6 +196,12 @@ table ip6 {0} {{
   active_ = true;
 }
 
+void AddressSilence::lift() {
+  if (!active_) return;
+  // Its chains stay for end(): taking a hook away patches the kernel's code on every processor.
+  nftables_.run(fmt::format("flush table arp {0}\nflush table ip6 {0}\n", table_));
+}
+
 void AddressSilence::end() {
   if (!active_) return;
   nftables_.run(fmt::format("delete table arp {0}\ndelete table ip6 {0}\n", table_));
@@ -261,11 +267,13 @@ void IncomingAddresses::announce() {
   for (Entry& entry : entries_) {
     for (const std::string& frame : entry.frames) entry.sender->send(frame);
   }
-  silence_.end();
+  // Before the first packet from these addresses: this host has to ask for its receiver.
+  silence_.lift();
 }
 
 void IncomingAddresses::keep() {
   kept_ = true;
+  silence_.end();
   for (const Entry& entry : entries_) {
     put_host_address(entry.address, kForeverSeconds, kForeverSeconds);
   }

@@ -52,6 +52,8 @@ class AddressSilence {
  public:
   explicit AddressSilence(const std::string& migration_id);
   void begin(std::span<const IpAddress> addresses);
+  // This host speaks of them again: the rules are gone, the empty tables stay until end().
+  void lift();
   void end();
 
  private:

@@ -122,9 +122,9 @@ std::string chains_text(std::uint16_t group) {
                      group, kReplayMark);
 }
 
-std::string table_text(const std::string& table, std::uint16_t group) {
-  return fmt::format("table inet {} {{\n  flags owner\n  {}  {}}}\n", table, kSets,
-                     chains_text(group));
+std::string table_text(const std::string& table, std::uint16_t group, bool owned) {
+  return fmt::format("table inet {} {{\n  {}\n  {}  {}}}\n", table, owned ? "flags owner" : "",
+                     kSets, chains_text(group));
 }
 
 std::string_view protocol_name(int protocol) { return protocol == IPPROTO_TCP ? "tcp" : "udp"; }
@@ -169,8 +169,10 @@ std::string close_door(const std::string& table, const char* door) {
 
 }  // namespace
 
-PacketHold::PacketHold(const std::string& migration_id)
-    : table_(table_name(migration_id)), log_(first_group(table_), kLogBufferBytes) {}
+PacketHold::PacketHold(const std::string& migration_id, OnDeath on_death)
+    : table_(table_name(migration_id)),
+      on_death_(on_death),
+      log_(first_group(table_), kLogBufferBytes) {}
 
 PacketHold::~PacketHold() {
   if (prepared_ && !nftables_.try_run(fmt::format("delete table inet {}\n", table_))) {
@@ -179,7 +181,7 @@ PacketHold::~PacketHold() {
 }
 
 void PacketHold::prepare(const EndpointSet& endpoints) {
-  nftables_.run(table_text(table_, log_.number()));
+  nftables_.run(table_text(table_, log_.number(), on_death_ == OnDeath::kGone));
   prepared_ = true;
   update(endpoints);
 }

@@ -13,7 +13,8 @@
 //                an answer that left now would acknowledge bytes that are not in the capture
 //   third door   activate_stragglers(): everything for addresses that are not this host's any more
 //
-// The table has `flags owner`: if the process dies it is gone and the packets flow again.
+// The table has `flags owner` if it is to be gone, and packets to flow again, when the process
+// dies.
 //
 // A packet that another processor carried past the rules before the door opened can still reach its
 // socket a moment later: whoever captures sockets looks a second time (tcp_stream_changed()).
@@ -36,8 +37,11 @@ namespace godwit {
 
 class PacketHold {
  public:
+  // What becomes of the rules when this process dies: the kernel takes them away at once, or they
+  // stay until remove_leftover_rules().
+  enum class OnDeath { kGone, kStays };
   // `migration_id`: 16 hex digits; the table is called godwit_<id>.
-  explicit PacketHold(const std::string& migration_id);
+  explicit PacketHold(const std::string& migration_id, OnDeath on_death = OnDeath::kGone);
   ~PacketHold();  // removes the table; held packets that nobody took are lost
   PacketHold(const PacketHold&) = delete;
   PacketHold& operator=(const PacketHold&) = delete;
@@ -74,6 +78,7 @@ class PacketHold {
   void add_and_open(const EndpointSet& added, std::initializer_list<const char*> doors);
 
   std::string table_;
+  OnDeath on_death_;
   NflogGroup log_;
   Nftables nftables_;
   EndpointSet known_;

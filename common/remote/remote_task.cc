@@ -78,13 +78,19 @@ Tracee& RemoteTask::thread_by_host_tid(pid_t tid) {
 void RemoteTask::stop() {
   State& state = *state_;
   if (state.stopped) return;
+  if (state.before_stop) state.before_stop();
   state.stop_all();
   state.stopped = true;
   state.site_checked = false;
   state.runner.forget_signals();
-  if (state.seen_before) return;
-  state.take_over_sites();
+  if (!state.seen_before) state.take_over_sites();
   state.seen_before = true;
+  if (state.after_stop) state.after_stop();
+}
+
+void RemoteTask::watch_stops(std::function<void()> before, std::function<void()> after) {
+  state_->before_stop = std::move(before);
+  state_->after_stop = std::move(after);
 }
 
 void RemoteTask::resume() {
@@ -139,6 +145,7 @@ void RemoteTask::unmap_scratch() {
 
 void RemoteTask::detach() {
   State& state = *state_;
+  state.before_stop = state.after_stop = nullptr;
   const bool touched = state.runner.code() != 0;
   try {
     if (!state.stopped && (touched || state.skeleton)) stop();

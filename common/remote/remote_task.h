@@ -22,6 +22,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -54,6 +55,13 @@ class RemoteTask {
   // Stops all threads, also those that appear meanwhile; threads() is then complete, the leader
   // first.
   void stop();
+  // What to call around every stop(): before the first thread is interrupted, and when all of them
+  // stand still. A stop changes what /proc shows of a thread.
+  void watch_stops(std::function<void()> before, std::function<void()> after);
+  // Lets one stopped thread go on until `enough` says so, for some milliseconds at the most, and
+  // stops it again. It may have made others, which are stopped too: no reference to a thread is
+  // good afterwards.
+  void let_run(pid_t host_tid, const std::function<bool()>& enough);
   // All go on exactly as if they had never been stopped. Waits for nothing. Tracees of an ordinary
   // process are let go and threads() is empty until the next stop().
   void resume();

@@ -1,6 +1,7 @@
 // What a RemoteTask consists of; private to common/remote.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct RemoteTask::State {
   BatchRunner runner;
   std::vector<Tracee> threads;
   std::vector<std::byte> buffer;  // data and rows on their way
+  std::function<void()> before_stop;
+  std::function<void()> after_stop;
 
   PageRange scratch() const {
     return {record.scratch_start, record.scratch_start + record.scratch_bytes};

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <random>
 
 #include "common/base/error.h"
 #include "common/kernel/pidfd.h"
@@ -25,9 +26,14 @@ int sleep_forever() {
   for (;;) pause();
 }
 
-// The first of `count` free numbers in a row.
+// The first of `count` free numbers in a row. The kernel hands out numbers upwards, so they are
+// sought below the latest one: it comes to them last.
 pid_t free_ids(int count) {
-  for (pid_t first = getpid() + 2000;; first += count) {
+  const Child latest([] { return 0; });
+  std::random_device random;  // another run of this test looks for some as well
+  for (pid_t first = latest.pid();;) {
+    first -= static_cast<pid_t>(random() % 500) + count;
+    if (first < 300) first = 32'000;  // pid_max(5) is no smaller
     bool all_free = true;
     for (int i = 0; i < count; ++i) {
       all_free &= access(("/proc/" + std::to_string(first + i)).c_str(), F_OK) != 0;
@@ -216,11 +222,13 @@ TEST(Skeleton, DiesWithTheAgentUntilItMayLive) {
   for (const bool live : {false, true}) {
     Shared<std::atomic<pid_t>> made;
     const Child init(sleep_forever);
+    // The thread that is made has its registers, stack pointer included: both may only sleep.
+    ASSERT_TRUE(testing::wait_asleep(init.pid()));
     Child agent([&] {
       RemoteTask parent = RemoteTask::adopt_skeleton(init.pid());
       const pid_t pid = parent.clone_process(0);
       RemoteTask task = RemoteTask::adopt_skeleton(pid);
-      task.clone_thread(free_ids(1));
+      task.clone_thread(0);
       if (live) task.let_live();
       *made = pid;
       pause();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,8 +40,12 @@ class Shared {
 // Ends with the object, and with its parent.
 class Child {
  public:
-  explicit Child(const std::function<int()>& body) : pid_(fork()) {
+  explicit Child(const std::function<int()>& body) {
+    const pid_t self = getpid();
+    pid_ = fork();
     if (pid_ != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != self) _exit(98);
     int code = 99;
     try {
       code = body();
@@ -65,7 +70,7 @@ class Child {
   }
 
  private:
-  pid_t pid_;
+  pid_t pid_ = -1;
 };
 
 inline bool wait_until(const std::function<bool()>& holds, int timeout_ms = 5000) {

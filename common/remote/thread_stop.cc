@@ -1,11 +1,13 @@
 // Stopping every thread of a process, and letting it go.
 #include <fmt/format.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <unordered_set>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/log.h"
 #include "common/kernel/pidfd.h"
@@ -13,6 +15,11 @@
 #include "common/remote/remote_task_state.h"
 
 namespace godwit {
+namespace {
+
+constexpr std::int64_t kRunTimeMaxNs = 3'000'000;
+
+}  // namespace
 
 void RemoteTask::State::try_seize_thread(pid_t tid) {
   try {
@@ -65,6 +72,22 @@ void RemoteTask::State::stop_all() {
   remove_gone();
   if (threads.empty()) throw Error(fmt::format("process {} has ended", pid), ESRCH);
   if (skeleton) threads.reserve(16384);  // clone_thread() hands out references
+}
+
+void RemoteTask::let_run(pid_t host_tid, const std::function<bool()>& enough) {
+  State& state = *state_;
+  Tracee& thread = thread_by_host_tid(host_tid);
+  const std::int64_t start = monotonic_ns();
+  thread.resume();
+  while (!enough() && monotonic_ns() - start < kRunTimeMaxNs) sched_yield();
+  thread.interrupt();
+  thread.wait_stopped();
+  while (state.seize_new_threads()) {
+    for (Tracee& one : state.threads) one.wait_stopped();
+  }
+  state.remove_gone();
+  if (state.threads.empty()) throw Error(fmt::format("process {} has ended", state.pid), ESRCH);
+  state.runner.forget_signals();
 }
 
 Tracee& RemoteTask::State::any_thread() {

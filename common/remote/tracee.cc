@@ -106,6 +106,23 @@ bool Tracee::try_wait(int flags, int* status) {
   return true;
 }
 
+// waitpid(2) takes the signal of a signal-delivery-stop out of the thread: the kernel would not
+// deliver it any more when we died before we let it go on. So such a stop is only looked at.
+bool Tracee::try_see_stop(int* status) {
+  siginfo_t info{};
+  int code = 0;
+  do {
+    code = waitid(P_PID, static_cast<id_t>(tid()), &info,
+                  WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL);
+  } while (code != 0 && errno == EINTR);
+  if (code == 0 && info.si_pid == 0) return false;
+  const bool holds_signal = code == 0 && info.si_code == CLD_TRAPPED && info.si_status >> 8 == 0;
+  if (!holds_signal) return try_wait(WNOHANG, status);
+  *status = info.si_status << 8 | 0x7f;  // as waitpid has it
+  note_stop(*status);
+  return true;
+}
+
 void Tracee::note_stop(int status) {
   stopped_ = true;
   const int event = status >> 16;
@@ -121,7 +138,7 @@ void Tracee::wait_stopped() {
   int status = 0;
   std::int64_t pause_us = 20;
   for (;;) {
-    if (try_wait(WNOHANG, &status)) {
+    if (try_see_stop(&status)) {
       if (gone_ || !in_signal_stop_) break;
       // A signal came first: it is delivered, and the stop follows before its handler's first
       // instruction. Kept back it would lose its place among others of its kind.
@@ -239,7 +256,7 @@ arch::Registers Tracee::portable_registers(
 }
 
 std::vector<std::byte> Tracee::vector_state() const {
-  auto state = ptrace_regset(tid(), arch::vector_note_type(), kRegsetBytesMax);
+  auto state = ptrace_regset(tid(), arch::vector_note_type(), arch::vector_state_bytes());
   if (!state) fail("thread {} has no vector state", tid());
   return std::move(*state);
 }

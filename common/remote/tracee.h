@@ -79,6 +79,8 @@ class Tracee {
 
   // One waitpid(2): true when the thread stopped or is gone. `status` is waitpid's.
   bool try_wait(int flags, int* status);
+  // The same without waiting; a signal that the stop holds up stays in the thread.
+  bool try_see_stop(int* status);
   void note_stop(int status);
   void read_own_state();
   // The thread leaves its stop; the signal whose delivery the stop interrupted goes on.

@@ -32,9 +32,11 @@ class TestChild {
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
       throw_system("socketpair");
     }
+    const pid_t self = getpid();
     pid_ = fork();
     if (pid_ == 0) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (getppid() != self) _exit(1);
       ::close(ends[0]);
       obey(ends[1], file_fd);
     }

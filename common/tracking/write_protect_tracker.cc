@@ -8,8 +8,8 @@ namespace {
 constexpr std::uint64_t kThere = pagemap::kPresent | pagemap::kSwapped;
 // Walking over this much that belongs to no area costs less than a call of its own.
 constexpr std::uint64_t kGapBytesMax = 1 << 20;
-// Up to this many written ranges, looking at each again is cheaper than asking for more at once.
-constexpr std::size_t kSuspectsMax = 512;
+// Looking at a written range again costs about as much as walking over this much once more.
+constexpr std::uint64_t kSecondLookBytes = 512 << 10;
 
 }  // namespace
 
@@ -86,12 +86,13 @@ std::vector<PageRange> WriteProtectTracker::find_suspects(const Span& span) {
   pagemap::Query query;
   query.all = query.reported = pagemap::kWritten;
   std::vector<PageRange> suspects;
-  bool many = false;
   pagemap::scan(pagemap_fd_, span.range, query, buffer_, [&](const pagemap::Region& region) {
-    many = many || suspects.size() == kSuspectsMax;
-    if (!many) suspects.push_back(PageRange{region.start, region.end});
+    if (!suspects.empty() && region.start - suspects.back().end <= kSecondLookBytes) {
+      suspects.back().end = region.end;
+    } else {
+      suspects.push_back(PageRange{region.start, region.end});
+    }
   });
-  if (many) return {span.range};
   return suspects;
 }
 

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 
+#include <atomic>
 #include <cstring>
 #include <thread>
 
@@ -38,12 +39,16 @@ namespace godwit {
 namespace {
 
 using testing::Child;
+using testing::Shared;
+using testing::wait_asleep;
+using testing::wait_until;
 
 // A process with two threads; `first` and `second` set up, then both sleep.
 class Subject {
  public:
-  Subject(void (*first)(), void (*second)()) : child_([=] { return live(first, second); }) {
-    usleep(300'000);
+  Subject(void (*first)(), void (*second)()) : child_([=, this] { return live(first, second); }) {
+    if (!wait_until([&] { return *set_up_ == 2; })) fail("the subject does not come up");
+    for (const pid_t tid : list_threads(child_.pid())) wait_asleep(tid);
     task_.emplace(RemoteTask::attach(child_.pid()));
     task_->stop();
   }
@@ -54,9 +59,9 @@ class Subject {
     kill(child_.pid(), SIGKILL);
     // A traced thread that ended stays until its tracer has waited for it.
     for (const pid_t tid : tids) {
-      if (tid != child_.pid()) waitpid(tid, nullptr, __WALL);
+      if (tid != child_.pid()) wait_for_end(tid);
     }
-    waitpid(child_.pid(), nullptr, __WALL);
+    wait_for_end(child_.pid());
     task_.reset();
   }
 
@@ -65,22 +70,30 @@ class Subject {
   CaptureContext context() { return {*task_, child_.pid()}; }
 
  private:
-  static int live(void (*first)(), void (*second)()) {
-    std::thread other([=] {
+  static void wait_for_end(pid_t tid) {
+    int status = 0;
+    do {
+      if (waitpid(tid, &status, __WALL) != tid) return;
+    } while (WIFSTOPPED(status));  // the stop that it was killed in
+  }
+  int live(void (*first)(), void (*second)()) {
+    std::thread other([=, this] {
       sigset_t all;  // or it would be given what the first one keeps pending
       sigfillset(&all);
       pthread_sigmask(SIG_BLOCK, &all, nullptr);
       second();
+      *set_up_ = 1;
       for (;;) pause();
     });
-    usleep(100'000);  // the second thread first: what it does may need privileges
+    while (*set_up_ == 0) usleep(100);  // the second first: what it does may need privileges
     first();
+    *set_up_ = 2;
     for (;;) pause();
   }
+  Shared<std::atomic<int>> set_up_;
   Child child_;
   std::optional<RemoteTask> task_;
 };
-
 void handler(int) {}
 
 void set_signals() {
@@ -222,7 +235,7 @@ void restore_threads(Subject& subject, const proto::Process& want) {
 }
 
 // Everything, in the order of a real switch.
-void restore(Subject& subject, const proto::Process& want) {
+void restore(Subject& subject, proto::Process want) {
   RemoteTask& task = subject.task();
   run(task, [&](SyscallBatch& batch) {
     plan_signal_defaults(batch);
@@ -231,14 +244,16 @@ void restore(Subject& subject, const proto::Process& want) {
     plan_filesystem_context(filesystem_context_here(), want.filesystem_context(), batch);
   });
   restore_posix_timers(task, {}, want.timers());
-  run(task, [&](SyscallBatch& batch) {
-    plan_timers_armed(want.timers(), 0, batch);
-    plan_rlimits(rlimits_here(), want.rlimits(), may_raise_hard_limits(), batch);
-    plan_shared_pending(want.signals(), subject.pid(), batch);
-  });
+  const WaitingTimers waiting = find_waiting_timers(task, want, monotonic_ns());
+  remove_signals_of(waiting, want);
   apply_process_attributes(subject.pid(), want.attributes());
   restore_threads(subject, want);
-  run(task, [&](SyscallBatch& batch) { plan_process_attributes_last(want.attributes(), batch); });
+  run(task, [&](SyscallBatch& batch) {
+    plan_shared_pending(want.signals(), subject.pid(), batch);
+    plan_timers_armed(want.timers(), waiting, 0, batch);
+    plan_rlimits(rlimits_here(), want.rlimits(), may_raise_hard_limits(), batch);
+    plan_process_attributes_last(want.attributes(), batch);
+  });
   for (int i = 0; i < want.threads_size(); ++i) {
     apply_thread_registers(thread_at(subject, i), want.threads(i));
   }
@@ -286,7 +301,6 @@ TEST(RestoreLaw, Timers) {
   EXPECT_EQ(capture(original).timers().posix_timers_size(), 5);
   expect_restored(set_timers, nothing);
 }
-
 TEST(RestoreLaw, Threads) {
   expect_restored([] { set_thread("first (one)", 3, SCHED_OTHER, -1); },
                   [] { set_thread("second", 5, SCHED_BATCH, 0); });
@@ -347,6 +361,67 @@ TEST(RestoreLaw, ActionsThatWentAwayAreTakenBack) {
   EXPECT_EQ(capture_signals(context).actions_size(), 0);
 }
 
+// A timer that has gone off, with its signal blocked, waits for that to be taken.
+void let_timers_wait_for_their_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGALRM);
+  sigaddset(&set, SIGRTMIN + 4);
+  sigaddset(&set, SIGRTMIN + 5);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  const itimerval real{{7200, 0}, {0, 1}};
+  setitimer(ITIMER_REAL, &real, nullptr);
+  for (int i = 0; i < 2; ++i) {
+    struct sigevent event {};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGRTMIN + 4 + i;
+    event.sigev_value.sival_int = 77 + i;
+    int id = 0;
+    syscall(SYS_timer_create, i == 0 ? CLOCK_MONOTONIC : CLOCK_BOOTTIME, &event, &id);
+    const itimerspec spec{{7200, 0}, {0, 1000}};
+    syscall(SYS_timer_settime, id, 0, &spec, nullptr);
+  }
+  usleep(10'000);
+}
+
+TEST(RestoreLaw, TimersThatWaitForTheirSignals) {
+  Subject original(let_timers_wait_for_their_signals, nothing);
+  const proto::Process want = capture(original);
+  ASSERT_EQ(want.timers().interval_timers_size(), 1);
+  EXPECT_EQ(want.timers().interval_timers(0).remaining_ns(), 0);
+  EXPECT_EQ(want.signals().pending_size() + want.threads(0).pending_size(), 3);
+  expect_restored(let_timers_wait_for_their_signals, nothing);
+}
+
+// Once the signal is taken all goes on, and no signal came twice.
+TEST(RestoreTimers, GoOnWhenTheirSignalIsTaken) {
+  Subject original(let_timers_wait_for_their_signals, nothing);
+  const proto::Process want = capture(original);
+  Subject copy(nothing, nothing);
+  restore(copy, want);
+  SyscallBatch batch;
+  const DataAt set = batch.put_value(~std::uint64_t{0});
+  const DataAt none = batch.put_value(timespec{});
+  std::vector<RowResult> taken;
+  for (int i = 0; i < 4; ++i) {
+    taken.push_back(batch.add_may_fail(SYS_rt_sigtimedwait, {set, 0, none, 8}));
+  }
+  const BatchOutcome outcome = copy.task().run(batch);
+  std::vector<std::int64_t> signals;
+  for (const RowResult& row : taken) signals.push_back(outcome[row]);
+  std::sort(signals.begin(), signals.end());
+  EXPECT_EQ(signals, (std::vector<std::int64_t>{-EAGAIN, SIGALRM, SIGRTMIN + 4, SIGRTMIN + 5}));
+  const proto::Timers timers = capture(copy).timers();
+  ASSERT_EQ(timers.interval_timers_size(), 1);
+  EXPECT_NEAR(static_cast<double>(timers.interval_timers(0).remaining_ns()), 7200e9, 60e9);
+  ASSERT_EQ(timers.posix_timers_size(), 2);
+  for (const proto::PosixTimer& timer : timers.posix_timers()) {
+    EXPECT_NEAR(static_cast<double>(timer.remaining_ns()), 7200e9, 60e9);
+    EXPECT_EQ(timer.interval_ns(), 7200'000'000'000);
+    EXPECT_EQ(timer.overrun(), 0);
+  }
+}
+
 TEST(RestoreLaw, TimersThatChangedAreReplaced) {
   Subject subject(set_timers, nothing);
   CaptureContext context = subject.context();
@@ -386,63 +461,6 @@ TEST(RestoreTimers, NumbersByCountingWhereTheKernelGivesNone) {
   *more.add_posix_timers() = want.posix_timers(0);
   more.mutable_posix_timers(0)->set_id(5);
   EXPECT_THROW(restore_posix_timers(subject.task(), {}, more, TimerNumbers::kByCounting), Error);
-}
-
-TEST(RestoreTimers, TimeThatPassedIsTakenOff) {
-  proto::Timers timers;
-  auto& timer = *timers.add_posix_timers();
-  timer.set_remaining_ns(1000);
-  timer.set_interval_ns(500);
-  SyscallBatch batch;
-  plan_timers_armed(timers, 400, batch);
-  plan_timers_armed(timers, 5000, batch);
-  itimerspec times[2];
-  std::memcpy(&times[0], batch.data().data(), sizeof(itimerspec));
-  std::memcpy(&times[1], batch.data().data() + sizeof(itimerspec), sizeof(itimerspec));
-  EXPECT_EQ(times[0].it_value.tv_nsec, 600);
-  EXPECT_EQ(times[1].it_value.tv_nsec, 1) << "a timer that ran out goes off at once";
-  EXPECT_EQ(times[1].it_interval.tv_nsec, 500);
-}
-
-TEST(RestoreChecks, NamesWhatTheDestinationLacks) {
-  Findings findings;
-  proto::Credentials credentials;
-  credentials.set_capabilities_permitted(0b111);
-  credentials.set_capabilities_bounding(0b111111);
-  check_credentials({0b011, 0b001111}, credentials, findings);
-  ASSERT_EQ(findings.size(), 2u);
-  EXPECT_EQ(findings[0].id(), "capability-missing");
-  EXPECT_EQ(findings[0].object(), "capabilities 2");
-  EXPECT_EQ(findings[1].object(), "capabilities 4, 5");
-
-  findings.clear();
-  proto::Rlimits here;
-  auto& limit = *here.add_limits();
-  limit.set_resource(RLIMIT_NOFILE);
-  limit.set_hard(10);
-  proto::Rlimits want = here;
-  want.mutable_limits(0)->set_hard(11);
-  check_rlimits(here, want, false, findings);
-  EXPECT_EQ(findings.size(), 1u);
-  check_rlimits(here, here, false, findings);
-  check_rlimits(here, want, true, findings);
-  EXPECT_EQ(findings.size(), 1u);
-
-  findings.clear();
-  proto::FilesystemContext context;
-  context.set_root("/");
-  context.set_working_directory("/no/such/place");
-  check_filesystem_context(context, findings);
-  ASSERT_EQ(findings.size(), 1u);
-  EXPECT_EQ(findings[0].id(), "directory-missing");
-
-  findings.clear();
-  proto::Thread thread;
-  thread.mutable_scheduling()->add_cpus(0);
-  thread.mutable_scheduling()->add_cpus(7);
-  check_thread(thread, {0, 1}, findings);
-  ASSERT_EQ(findings.size(), 1u);
-  EXPECT_TRUE(findings[0].warning());
 }
 
 TEST(RestoreFilesystemContext, RootAndDirectoryInsideIt) {

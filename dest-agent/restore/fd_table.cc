@@ -9,7 +9,9 @@
 #include <set>
 
 #include "common/kernel/fd_limit.h"
+#include "common/kernel/pidfd.h"
 #include "common/kernel/proc_fdinfo.h"
+#include "common/kernel/socket_options.h"
 #include "dest-agent/restore/eventfds.h"
 #include "dest-agent/restore/signalfds.h"
 #include "dest-agent/restore/tcp_sockets.h"
@@ -60,13 +62,17 @@ struct FdTableRestorer::Making {
 };
 
 FdTableRestorer::FdTableRestorer(RemoteTask& task, int agent_pidfd)
-    : task_(task), agent_pidfd_(agent_pidfd), offsets_(read_time_offsets(task.host_pid())) {
+    : task_(task),
+      agent_pidfd_(agent_pidfd),
+      offsets_(read_time_offsets(task.host_pid())),
+      have_(std::make_shared<proto::FdTable>()) {
   raise_descriptor_limit();
   descriptors_max_ = raise_limit_inside(task_);
 }
 
-void FdTableRestorer::build(const proto::FdTable& want) {
-  const FdPlan plan = plan_fd_table(have_, want);
+void FdTableRestorer::build(std::shared_ptr<const proto::FdTable> wanted) {
+  const proto::FdTable& want = *wanted;
+  const FdPlan plan = plan_fd_table(*have_, want);
   if (!plan.empty()) {
     move_agent_pidfd(want);
     close_on_exec_.clear();
@@ -82,8 +88,8 @@ void FdTableRestorer::build(const proto::FdTable& want) {
   SyscallBatch sets;
   epolls_.append_changes(sets, want);
   if (!sets.empty()) task_.run(sets);
-  have_ = want;
-  pipes_.keep_only(have_);
+  have_ = std::move(wanted);
+  pipes_.keep_only(*have_);
 }
 
 void FdTableRestorer::move_agent_pidfd(const proto::FdTable& want) {
@@ -138,6 +144,7 @@ void FdTableRestorer::make_files(const std::vector<const proto::OpenFile*>& file
     for (Making& making : makings) {
       const auto kind = making.file->kind_case();
       if (kind == proto::OpenFile::kTcpSocket || kind == proto::OpenFile::kUdpSocket) {
+        inodes_[making.file->id()] = socket_inode(making.agent_fd.get());
         sockets_[making.file->id()] = std::move(making.agent_fd);
       }
     }
@@ -246,8 +253,8 @@ void FdTableRestorer::set_descriptors(const FdPlan& plan) {
   if (!batch.empty()) task_.run(batch);
 }
 
-void FdTableRestorer::cut_over(const proto::FdTable& want) {
-  build(want);
+void FdTableRestorer::cut_over(std::shared_ptr<const proto::FdTable> want) {
+  build(std::move(want));
   restore_contents();
   restore_positions();
   // The last copies of ends that the process does not have: now its readers see the end of file.
@@ -256,9 +263,9 @@ void FdTableRestorer::cut_over(const proto::FdTable& want) {
 }
 
 void FdTableRestorer::restore_contents() {
-  in_context([&] { pipes_.fill(have_); }, "pipes");
-  in_context([&] { unix_pairs_.fill(have_, task_.host_pid()); }, "unix sockets");
-  for (const auto& file : have_.files()) {
+  in_context([&] { pipes_.fill(*have_); }, "pipes");
+  in_context([&] { unix_pairs_.fill(*have_, task_.host_pid()); }, "unix sockets");
+  for (const auto& file : have_->files()) {
     in_context(
         [&] {
           if (file.has_tcp_socket())
@@ -302,7 +309,7 @@ void FdTableRestorer::restore_positions() {
     statuses.clear();
     batch = SyscallBatch();
   };
-  for (const auto& file : have_.files()) {
+  for (const auto& file : have_->files()) {
     const int fd = static_cast<int>(file.id());
     if (file.has_regular_file()) {
       append_offset(batch, fd, file);
@@ -318,7 +325,7 @@ void FdTableRestorer::restore_positions() {
   }
   check(0);
   SyscallBatch timers;
-  for (const auto& file : have_.files()) {
+  for (const auto& file : have_->files()) {
     if (file.has_timerfd())
       append_arming(timers, static_cast<int>(file.id()), file.timerfd(), offsets_);
     run_when_large(task_, timers, kRowsPerBatch);
@@ -327,7 +334,7 @@ void FdTableRestorer::restore_positions() {
 }
 
 void FdTableRestorer::release(PacketReplay& replay) {
-  for (const auto& file : have_.files()) {
+  for (const auto& file : have_->files()) {
     in_context(
         [&] {
           if (file.has_tcp_socket())
@@ -340,9 +347,28 @@ void FdTableRestorer::release(PacketReplay& replay) {
   sockets_.clear();
 }
 
+std::vector<std::string> FdTableRestorer::correct_sockets(pid_t host_pid,
+                                                          const proto::Corrections& corrections) {
+  std::vector<std::string> failed;
+  const UniqueFd process = open_pidfd(host_pid);
+  for (const proto::SocketCorrection& correction : corrections.sockets()) {
+    try {
+      const UniqueFd socket = copy_fd_of(process, static_cast<int>(correction.file()));
+      const auto inode = inodes_.find(correction.file());
+      if (inode == inodes_.end() || socket_inode(socket.get()) != inode->second) continue;
+      correct_tcp_socket(socket.get(), correction);
+    } catch (const Error& error) {
+      // EBADF: it has been closed since.
+      if (error.code() == EBADF) continue;
+      failed.push_back(fmt::format("fd {}: after the switch: {}", correction.file(), error.what()));
+    }
+  }
+  return failed;
+}
+
 void FdTableRestorer::finish() {
   std::set<int> wanted;
-  for (const auto& entry : have_.descriptors()) wanted.insert(entry.fd());
+  for (const auto& entry : have_->descriptors()) wanted.insert(entry.fd());
   SyscallBatch batch;
   for (const int fd : ProcFdDirectory(task_.host_pid()).list()) {
     if (wanted.count(fd) == 0) batch.add_may_fail(SYS_close, {fd}, fmt::format("fd {}", fd));

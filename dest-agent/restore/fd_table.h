@@ -17,6 +17,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -29,6 +30,7 @@
 #include "dest-agent/restore/pipes.h"
 #include "dest-agent/restore/regular_files.h"
 #include "dest-agent/restore/unix_sockets.h"
+#include "proto/control.pb.h"
 #include "proto/fd_table.pb.h"
 
 namespace godwit {
@@ -39,8 +41,15 @@ class FdTableRestorer {
   // the skeleton's RLIMIT_NOFILE to the hard limit.
   FdTableRestorer(RemoteTask& task, int agent_pidfd);
 
-  void build(const proto::FdTable& want);
-  void cut_over(const proto::FdTable& want);
+  void build(std::shared_ptr<const proto::FdTable> want);
+  void build(proto::FdTable want) { build(std::make_shared<proto::FdTable>(std::move(want))); }
+  void cut_over(std::shared_ptr<const proto::FdTable> want);
+  // Once the process runs on its own: sets options of sockets that it has not closed meanwhile.
+  // Returns a line for each that failed.
+  std::vector<std::string> correct_sockets(pid_t host_pid, const proto::Corrections& corrections);
+  void cut_over(proto::FdTable want) {
+    cut_over(std::make_shared<proto::FdTable>(std::move(want)));
+  }
   // Closes what is not wanted, the pidfd of this process among it: whoever needs such a descriptor
   // comes before.
   void finish();
@@ -71,9 +80,10 @@ class FdTableRestorer {
   int agent_pidfd_;
   std::uint64_t descriptors_max_ = 0;  // RLIMIT_NOFILE of the skeleton while it is built
   TimeOffsets offsets_;
-  proto::FdTable have_;
-  std::map<int, bool> close_on_exec_;          // of the description being built, by descriptor
-  std::map<std::uint32_t, UniqueFd> sockets_;  // agent's copies of TCP and UDP sockets, by file
+  std::map<std::uint32_t, std::uint64_t> inodes_;  // of `sockets_`, also once they are let go of
+  std::shared_ptr<const proto::FdTable> have_;     // as last built
+  std::map<int, bool> close_on_exec_;              // of the description being built, by descriptor
+  std::map<std::uint32_t, UniqueFd> sockets_;      // agent's copies of TCP and UDP sockets, by file
   EpollSets epolls_;
   PipeStore pipes_;
   UnixPairs unix_pairs_;

@@ -53,7 +53,8 @@ class Move {
   void finish() {
     source_task_.stop();
     std::int64_t start = monotonic_ns();
-    wanted_ = capture_.describe_final(&source_task_);
+    capture_.take_copies();
+    wanted_ = capture_.describe_final();
     describe_final_ms_ = to_ms(monotonic_ns() - start);
     start = monotonic_ns();
     restorer_->cut_over(wanted_);

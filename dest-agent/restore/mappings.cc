@@ -141,9 +141,10 @@ bool is_vdso_part(const std::string& path) { return path == "[vdso]" || path.sta
 }  // namespace
 
 MappingsRestorer::MappingsRestorer(RemoteTask& task, int agent_pidfd)
-    : task_(task), agent_pidfd_(agent_pidfd) {}
+    : task_(task), agent_pidfd_(agent_pidfd), have_(std::make_shared<proto::Mappings>()) {}
 
-void MappingsRestorer::build(const proto::Mappings& want) {
+void MappingsRestorer::build(std::shared_ptr<const proto::Mappings> wanted) {
+  const proto::Mappings& want = *wanted;
   check_mappings(want);
   const std::vector<MapsLine> old = read_maps(task_.host_pid());
   const PageRange home = find_hole({ranges_of(old), ranges_of(want)}, RemoteTask::kHomeBytes);
@@ -157,9 +158,8 @@ void MappingsRestorer::build(const proto::Mappings& want) {
   task_.run(clear);
   move_vdso(want);
   open_userfaultfd();
-  set_marks(proto::MemoryMarks(), want.marks(), true);
-  *have_.mutable_marks() = want.marks();
-  reconcile(want);
+  set_marks(want.marks(), true);
+  reconcile(std::move(wanted));
 }
 
 // Moves the skeleton's own vDSO and its data pages to where the source's were. In two steps through
@@ -208,7 +208,7 @@ void MappingsRestorer::move_vdso(const proto::Mappings& want) {
 }
 
 PageRange MappingsRestorer::vdso() const {
-  for (const proto::Mapping& area : have_.areas()) {
+  for (const proto::Mapping& area : have_->areas()) {
     if (area.backing() == proto::BACKING_VDSO) return {area.start(), area.end()};
   }
   throw Error("the description has no vDSO");
@@ -292,9 +292,10 @@ void MappingsRestorer::map_segment(const LayoutSegment& segment, const proto::Ma
   advise(range, 0, area.flags() & kAdviceFlags, batch);
 }
 
-void MappingsRestorer::reconcile(const proto::Mappings& want) {
+void MappingsRestorer::reconcile(std::shared_ptr<const proto::Mappings> wanted) {
+  const proto::Mappings& want = *wanted;
   check_mappings(want);
-  const LayoutDiff diff = diff_layout(have_, want);
+  const LayoutDiff diff = diff_layout(*have_, want);
   create_shared_objects(diff);
   SyscallBatch batch;
   for (const PageRange& range : diff.unmap) {
@@ -317,11 +318,12 @@ void MappingsRestorer::reconcile(const proto::Mappings& want) {
   for (const Fence& fence : fences) advise(fence.range, fence.flags, fence.other_flags, batch);
   if (!batch.empty()) task_.run(batch);
   register_segments(diff.map);
+  if (!diff.map.empty() || !diff.unmap.empty()) page_areas_changed_ = true;
   SyscallBatch take_down;
   for (const Fence& fence : fences) advise(fence.range, fence.other_flags, fence.flags, take_down);
   if (!take_down.empty()) task_.run(take_down);
-  set_marks(have_.marks(), want.marks(), false);
-  have_ = want;
+  set_marks(want.marks(), false);
+  have_ = std::move(wanted);
 }
 
 void MappingsRestorer::register_segments(const std::vector<LayoutSegment>& segments) {
@@ -337,9 +339,11 @@ void MappingsRestorer::register_segments(const std::vector<LayoutSegment>& segme
   }
 }
 
-void MappingsRestorer::set_marks(const proto::MemoryMarks& have, const proto::MemoryMarks& want,
-                                 bool first) {
-  if (!first && have.SerializeAsString() == want.SerializeAsString()) return;
+void MappingsRestorer::reconcile_marks(const proto::MemoryMarks& want) { set_marks(want, false); }
+
+void MappingsRestorer::set_marks(const proto::MemoryMarks& want, bool first) {
+  if (!first && marks_.SerializeAsString() == want.SerializeAsString()) return;
+  marks_ = want;
   prctl_mm_map map{};
   map.start_code = want.start_code();
   map.end_code = want.end_code();
@@ -389,19 +393,37 @@ void MappingsRestorer::set_first_marks(prctl_mm_map map, const proto::MemoryMark
 }
 
 std::vector<proto::PageArea> MappingsRestorer::take_page_areas() {
-  return page_areas(have_, std::exchange(fresh_, {}));
+  page_areas_changed_ = false;
+  return page_areas(*have_, std::exchange(fresh_, {}));
+}
+
+// One call for areas that follow each other: between them nothing may lie that can't be registered.
+void MappingsRestorer::unregister_areas() {
+  PageRange run{0, 0};
+  const auto unregister = [&] {
+    if (run.start == run.end) return;
+    uffdio_range request{run.start, run.bytes()};
+    if (::ioctl(userfaultfd_.get(), UFFDIO_UNREGISTER, &request) != 0) {
+      throw_system("userfaultfd: unregistering {}", area_name(run));
+    }
+    run = {0, 0};
+  };
+  for (const proto::Mapping& area : have_->areas()) {
+    if (!takes_missing_pages(area)) {
+      unregister();
+      continue;
+    }
+    if (run.start == run.end) run.start = area.start();
+    run.end = area.end();
+  }
+  unregister();
 }
 
 void MappingsRestorer::finish() {
+  unregister_areas();
   SyscallBatch batch;
-  for (const proto::Mapping& area : have_.areas()) {
+  for (const proto::Mapping& area : have_->areas()) {
     const PageRange range{area.start(), area.end()};
-    if (takes_missing_pages(area)) {
-      uffdio_range request{range.start, range.bytes()};
-      if (::ioctl(userfaultfd_.get(), UFFDIO_UNREGISTER, &request) != 0) {
-        throw_system("userfaultfd: unregistering {}", area_name(range));
-      }
-    }
     if ((area.flags() & proto::AREA_LOCKED) != 0) {
       batch.add(SYS_mlock, {range.start, range.bytes()}, area_name(range));
     }

@@ -9,6 +9,7 @@
 #include <linux/prctl.h>
 
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "common/base/unique_fd.h"
@@ -26,16 +27,25 @@ class MappingsRestorer {
 
   // The first time: gives the skeleton an address space with nothing in it but its vDSO (moved to
   // the place that `want` says) and its home. Then what reconcile() does.
-  void build(const proto::Mappings& want);
+  void build(std::shared_ptr<const proto::Mappings> want);
+  void build(proto::Mappings want) { build(std::make_shared<proto::Mappings>(std::move(want))); }
   // The agent's pidfd has another number in the skeleton now.
   void set_agent_pidfd(int agent_pidfd) { agent_pidfd_ = agent_pidfd; }
   // Applies the difference to the last description.
-  void reconcile(const proto::Mappings& want);
+  void reconcile(std::shared_ptr<const proto::Mappings> want);
+  void reconcile(proto::Mappings want) {
+    reconcile(std::make_shared<proto::Mappings>(std::move(want)));
+  }
+
+  // Only the marks differ from the last description.
+  void reconcile_marks(const proto::MemoryMarks& want);
 
   // userfaultfd of the skeleton's address space.
   int userfaultfd() const { return userfaultfd_.get(); }
   // Every area that pages may be placed in. Ranges that are new since the last call are fresh.
   std::vector<proto::PageArea> take_page_areas();
+  // They are the same as at the last call.
+  bool has_same_page_areas() const { return !page_areas_changed_; }
 
   // In the blackout, when every page is in place: missing pages become zero pages, locks are taken.
   void finish();
@@ -47,16 +57,19 @@ class MappingsRestorer {
   void open_userfaultfd();
   void create_shared_objects(const LayoutDiff& diff);
   void map_segment(const LayoutSegment& segment, const proto::Mappings& want, SyscallBatch& batch);
-  void set_marks(const proto::MemoryMarks& have, const proto::MemoryMarks& want, bool first);
+  void set_marks(const proto::MemoryMarks& want, bool first);
+  void unregister_areas();
   void set_first_marks(prctl_mm_map map, const proto::MemoryMarks& want);
   void register_segments(const std::vector<LayoutSegment>& segments);
 
   RemoteTask& task_;
   int agent_pidfd_;
   UniqueFd userfaultfd_;
-  proto::Mappings have_;
+  std::shared_ptr<const proto::Mappings> have_;       // as last reconciled
+  proto::MemoryMarks marks_;                          // as last set
   std::map<std::uint64_t, UniqueFd> shared_objects_;  // by the source's inode
   std::vector<PageRange> fresh_;
+  bool page_areas_changed_ = true;
 };
 
 // Compares the files of a description with the ones here: for preflight, before anything is built.

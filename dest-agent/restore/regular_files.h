@@ -11,7 +11,8 @@
 
 namespace godwit {
 
-// Rows: openat, and of a directory a first reading. The skeleton's root is still the mount namespace's.
+// Rows: openat, and of a directory a first reading. The skeleton's root is still the mount
+// namespace's.
 RowResult append_open(SyscallBatch& batch, const proto::OpenFile& file);
 
 // When: kEarly, while the source runs and may write to a file both hosts share; kFinal, stopped.

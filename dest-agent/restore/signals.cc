@@ -39,7 +39,9 @@ void set_action(int signal, const KernelSignalAction& action, SyscallBatch& batc
             fmt::format("signal {}", signal));
 }
 
-siginfo_t info_of(const proto::PendingSignal& pending) {
+}  // namespace
+
+siginfo_t to_siginfo(const proto::PendingSignal& pending) {
   siginfo_t info{};
   if (pending.siginfo().size() != sizeof(info)) {
     fail("pending signal: {} bytes of siginfo, expected {}", pending.siginfo().size(),
@@ -48,8 +50,6 @@ siginfo_t info_of(const proto::PendingSignal& pending) {
   std::memcpy(&info, pending.siginfo().data(), sizeof(info));
   return info;
 }
-
-}  // namespace
 
 void plan_signal_defaults(SyscallBatch& batch) {
   const DataAt action = batch.put_value(KernelSignalAction{});
@@ -74,7 +74,7 @@ void plan_signals(const proto::Signals& have, const proto::Signals& want, Syscal
 
 void plan_shared_pending(const proto::Signals& want, pid_t pid, SyscallBatch& batch) {
   for (const proto::PendingSignal& pending : want.pending()) {
-    const siginfo_t info = info_of(pending);
+    const siginfo_t info = to_siginfo(pending);
     batch.add(SYS_rt_sigqueueinfo, {pid, info.si_signo, batch.put_value(info)},
               fmt::format("pending signal {}", info.si_signo));
   }
@@ -84,7 +84,7 @@ void plan_pending(pid_t pid, pid_t tid,
                   const google::protobuf::RepeatedPtrField<proto::PendingSignal>& pending,
                   SyscallBatch& batch) {
   for (const proto::PendingSignal& signal : pending) {
-    const siginfo_t info = info_of(signal);
+    const siginfo_t info = to_siginfo(signal);
     batch.add(SYS_rt_tgsigqueueinfo, {pid, tid, info.si_signo, batch.put_value(info)},
               fmt::format("thread {}, pending signal {}", tid, info.si_signo));
   }

@@ -6,6 +6,7 @@
 // delivered or, being ignored, dropped.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include "common/remote/syscall_batch.h"
@@ -17,9 +18,11 @@ namespace godwit {
 void plan_signal_defaults(SyscallBatch& batch);
 // The actions that differ. Planning the same twice plans nothing.
 void plan_signals(const proto::Signals& have, const proto::Signals& want, SyscallBatch& batch);
+// Throws Error for a siginfo of another size.
+siginfo_t to_siginfo(const proto::PendingSignal& pending);
 // At cut-over, in the leader. `pid` and `tid` are the task's own numbers.
 void plan_shared_pending(const proto::Signals& want, pid_t pid, SyscallBatch& batch);
-// The same for one thread, in that thread. Throws Error for a siginfo of another size.
+// The same for one thread, in that thread.
 void plan_pending(pid_t pid, pid_t tid,
                   const google::protobuf::RepeatedPtrField<proto::PendingSignal>& pending,
                   SyscallBatch& batch);

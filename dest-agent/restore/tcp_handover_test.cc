@@ -236,8 +236,8 @@ TEST_P(Handover, UnderLoadLosesNothingAndNobodyTimesOut) {
     servers->mutex().lock();  // the process is frozen
     const std::int64_t start = monotonic_ns();
     capture(source_hold);
-    for (const End& server : servers_) freeze_tcp_stream(server.fd.get());
-    freeze_tcp_stream(listener_.get());
+    for (const End& server : servers_) freeze_tcp_stream(server.fd.get(), SocketBlock());
+    freeze_tcp_stream(listener_.get(), SocketBlock());
     std::thread newcomer([&] { late = connect_late(address); });
     const std::int64_t captured = monotonic_ns();
     std::this_thread::sleep_for(std::chrono::milliseconds(20));  // what a long blackout would be
@@ -278,7 +278,7 @@ TEST_P(Handover, RollbackUnderLoadLosesNothing) {
         PacketReplay replay;
         const std::lock_guard frozen(servers.mutex());
         capture(hold);
-        for (const End& server : servers_) freeze_tcp_stream(server.fd.get());
+        for (const End& server : servers_) freeze_tcp_stream(server.fd.get(), SocketBlock());
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
         const auto taken = hold.take();
         hold.let_out();

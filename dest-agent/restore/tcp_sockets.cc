@@ -107,6 +107,10 @@ void unlock_buffers(int fd, const proto::TcpSocket& socket) {
 }
 
 void set_buffers(int fd, const proto::TcpSocket& socket) {
+  const bool any =
+      std::any_of(socket.options().begin(), socket.options().end(),
+                  [](const auto& option) { return option_time(option) == OptionTime::kBuffers; });
+  if (!any) return;
   set_options(fd, socket, OptionTime::kBuffers);
   unlock_buffers(fd, socket);
 }
@@ -134,8 +138,9 @@ void connect_to(int fd, const SocketAddress& remote) {
   }
 }
 
+// By its state: a description that was made ahead has no stream yet.
 bool keeps_repair(const proto::TcpSocket& socket) {
-  return socket.has_stream() || socket.has_dead();
+  return has_tcp_stream(state_of(socket)) || socket.has_dead();
 }
 
 // Writes all of it, into roomier buffers if the socket's own don't hold it: the same bytes may need
@@ -290,7 +295,18 @@ void send_unsent(int fd, const proto::TcpStream& stream) {
   if (roomy) set_socket_option(fd, {SOL_SOCKET, SO_SNDBUF, size});
 }
 
+// Nobody waits for a word of this connection: what it sends next will say all.
+bool may_stay_silent(const proto::TcpSocket& socket) {
+  return state_of(socket) == TcpState::kEstablished && socket.stream().quiet() &&
+         socket.stream().unsent_bytes() == 0 && !socket.stream().receive_shutdown();
+}
+
 void release_stream(int fd, const proto::TcpSocket& socket, PacketReplay& replay) {
+  if (may_stay_silent(socket)) {
+    leave_tcp_repair(fd, false);
+    set_options(fd, socket, OptionTime::kRelease);
+    return;
+  }
   const TcpState state = state_of(socket);
   const bool peer_fin_first = state == TcpState::kCloseWait || state == TcpState::kLastAck;
   if (peer_fin_first) inject_peer_fin(fd, socket, replay);
@@ -380,6 +396,15 @@ void finish_tcp_socket(int fd, const proto::TcpSocket& socket) {
         set_options(fd, socket, OptionTime::kConnected);
       },
       "{}", describe(socket));
+}
+
+void correct_tcp_socket(int fd, const proto::SocketCorrection& correction) {
+  for (const proto::SocketOption& option : correction.options()) {
+    set_socket_option(fd, {option.level(), option.name(), option.value()});
+  }
+  if (correction.backlog() > 0 && listen(fd, correction.backlog()) != 0) {
+    throw_system("listen with a backlog of {}", correction.backlog());
+  }
 }
 
 void release_tcp_socket(int fd, const proto::TcpSocket& socket, PacketReplay& replay) {

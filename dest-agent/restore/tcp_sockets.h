@@ -15,6 +15,7 @@
 
 #include "common/base/unique_fd.h"
 #include "common/network/packet_replay.h"
+#include "proto/control.pb.h"
 #include "proto/tcp_sockets.pb.h"
 
 namespace godwit {
@@ -26,5 +27,8 @@ bool same_prepared(const proto::TcpSocket& prepared, const proto::TcpSocket& wan
 UniqueFd prepare_tcp_socket(const proto::TcpSocket& socket);
 void finish_tcp_socket(int fd, const proto::TcpSocket& socket);
 void release_tcp_socket(int fd, const proto::TcpSocket& socket, PacketReplay& replay);
+
+// The process runs with it already: what it got at the source in the last instant.
+void correct_tcp_socket(int fd, const proto::SocketCorrection& correction);
 
 }  // namespace godwit

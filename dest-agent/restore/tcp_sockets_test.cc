@@ -82,15 +82,15 @@ class TcpMove : public testing::TestWithParam<const char*> {
   std::string id() const { return fmt::format("{:x}tcp", static_cast<unsigned>(getpid())); }
 
   // What the agents do, without holding packets: nothing is on its way in these tests.
-  UniqueFd move(UniqueFd server) {
+  UniqueFd move(UniqueFd server, const TcpFacts* before_hold = nullptr) {
     proto::TcpSocket description;
     network_.in("source", [&] {
       description = capture_tcp_socket(server.get());
       if (has_tcp_stream(static_cast<TcpState>(description.state()))) {
-        capture_tcp_stream(server.get(), description);
+        capture_tcp_stream(server.get(), description, before_hold);
       }
-      freeze_tcp_stream(server.get());
-      if (listener_.valid()) freeze_tcp_stream(listener_.get());
+      freeze_tcp_stream(server.get(), SocketBlock());
+      if (listener_.valid()) freeze_tcp_stream(listener_.get(), SocketBlock());
     });
     last_ = description;
     UniqueFd restored;
@@ -308,6 +308,52 @@ TEST_P(TcpMove, MappedAddressesStayMapped) {
   EXPECT_EQ(read_bytes(pair.client.get(), 5), "hello");
 }
 
+TEST_P(TcpMove, WhatWasPreparedAheadStands) {
+  const Connection pair = connect_pair();
+  network_.in("source", [&] {
+    const proto::TcpSocket ahead = capture_tcp_socket(pair.server.get());
+    proto::TcpSocket last = capture_tcp_socket_again(pair.server.get(), ahead);
+    EXPECT_EQ(ahead.SerializeAsString(), last.SerializeAsString());
+    capture_tcp_stream(pair.server.get(), last);
+    EXPECT_TRUE(same_prepared(ahead, last));
+    set_socket_option(pair.server.get(), {SOL_SOCKET, SO_PRIORITY, int_option_value(3)});
+    EXPECT_FALSE(same_prepared(ahead, capture_tcp_socket(pair.server.get())));
+  });
+}
+
+// Nothing is said where nobody waits: the next data finds everything in its place.
+TEST_P(TcpMove, AQuietConnectionMovesInSilence) {
+  Connection pair = connect_pair();
+  network_.in("source", [&] {
+    const TcpFacts before = tcp_facts(pair.server.get());
+    proto::TcpSocket socket = capture_tcp_socket(pair.server.get());
+    capture_tcp_stream(pair.server.get(), socket, &before);
+    EXPECT_TRUE(socket.stream().quiet());
+    write_bytes(pair.client.get(), "x");
+    settle();
+    capture_tcp_stream(pair.server.get(), socket, &before);
+    EXPECT_FALSE(socket.stream().quiet());
+    capture_tcp_stream(pair.server.get(), socket);
+    EXPECT_FALSE(socket.stream().quiet());
+  });
+  EXPECT_EQ(read_bytes(pair.server.get(), 1), "x");
+  settle();
+  write_bytes(pair.server.get(), "unread by the client");
+  settle();
+  const TcpFacts before = tcp_facts(pair.server.get());
+  const std::uint32_t heard = tcp_facts(pair.client.get()).segments_in;
+  const UniqueFd moved = move(std::move(pair.server), &before);
+  EXPECT_TRUE(last_.stream().quiet());
+  settle();
+  EXPECT_EQ(tcp_facts(pair.client.get()).segments_in, heard);
+  EXPECT_EQ(read_bytes(pair.client.get(), 20), "unread by the client");
+  write_bytes(pair.client.get(), "to the new host");
+  EXPECT_EQ(read_bytes(moved.get(), 15), "to the new host");
+  write_bytes(moved.get(), "from the new host");
+  EXPECT_EQ(read_bytes(pair.client.get(), 17), "from the new host");
+  EXPECT_EQ(network_.counter("client", "TcpExt", "TCPTimeouts"), 0);
+}
+
 TEST_P(TcpMove, OptionsAreKept) {
   Connection pair = connect_pair();
   const auto set = [&](int level, int name, int value) {
@@ -376,7 +422,7 @@ TEST_P(TcpMove, CapturedConnectionGoesOnAtTheSource) {
     write_bytes(pair.client.get(), "two");
     settle();
     EXPECT_TRUE(tcp_stream_changed(pair.server.get(), description));
-    freeze_tcp_stream(pair.server.get());
+    freeze_tcp_stream(pair.server.get(), SocketBlock());
     write_bytes(pair.client.get(), "lost, and sent again");
     settle();
     PacketReplay replay;
@@ -432,39 +478,6 @@ TEST_P(TcpMove, PreflightNamesALocalOtherEnd) {
   preflight_tcp_socket(listener_.get(), 6, ProcessSockets({}), findings);
   ASSERT_EQ(findings.size(), 1U);
   EXPECT_EQ(findings[0].id(), "socket-of-other-network");
-}
-
-TEST_P(TcpMove, CostPerConnection) {
-  Connection pair = connect_pair();
-  write_bytes(pair.client.get(), "some bytes");
-  settle();
-  proto::TcpSocket description;
-  network_.in("source", [&] {
-    constexpr int kTimes = 200;
-    const std::int64_t start = monotonic_ns();
-    for (int time = 0; time < kTimes; ++time) description = capture_tcp_socket(pair.server.get());
-    const std::int64_t described = monotonic_ns();
-    for (int time = 0; time < kTimes; ++time) capture_tcp_stream(pair.server.get(), description);
-    const std::int64_t captured = monotonic_ns();
-    fmt::print("describe {:.1f} us, capture {:.1f} us per connection\n",
-               to_ms(described - start) * 1000 / kTimes,
-               to_ms(captured - described) * 1000 / kTimes);
-  });
-  network_.in("dest", [&] {
-    std::int64_t prepare = 0;
-    std::int64_t finish = 0;
-    constexpr int kTimes = 200;
-    for (int time = 0; time < kTimes; ++time) {
-      const std::int64_t start = monotonic_ns();
-      const UniqueFd fd = prepare_tcp_socket(description);
-      const std::int64_t prepared = monotonic_ns();
-      finish_tcp_socket(fd.get(), description);
-      finish += monotonic_ns() - prepared;
-      prepare += prepared - start;
-    }
-    fmt::print("prepare {:.1f} us, finish {:.1f} us per connection\n",
-               to_ms(prepare) * 1000 / kTimes, to_ms(finish) * 1000 / kTimes);
-  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, TcpMove, testing::Values("10.77.0.5", "fd77::5"),

@@ -164,10 +164,12 @@ void apply_thread_registers(Tracee& tracee, const proto::Thread& want) {
          want.general_registers().size(), sizeof(registers.raw));
   }
   std::memcpy(&registers.raw, want.general_registers().data(), sizeof(registers.raw));
-  const auto* bytes = reinterpret_cast<const std::byte*>(want.vector_registers().data());
+  std::vector<std::byte> vector_state(
+      std::max<std::size_t>(want.vector_bytes(), want.vector_registers().size()));
+  std::memcpy(vector_state.data(), want.vector_registers().data(), want.vector_registers().size());
   in_context(
       [&] {
-        tracee.set_vector_state({bytes, bytes + want.vector_registers().size()});
+        tracee.set_vector_state(vector_state);
         tracee.set_signal_mask(want.signal_mask());
         tracee.set_registers(registers);
       },
@@ -183,10 +185,10 @@ void check_thread(const proto::Thread& want, const std::vector<std::uint32_t>& o
          fmt::format("it is bound to {} processors, of which this host lacks some", wanted),
          "none is needed: it is bound to those that are here");
   }
-  if (want.vector_registers().size() > arch::vector_state_bytes()) {
+  if (want.vector_bytes() > arch::vector_state_bytes()) {
     refuse(findings, "vector-state", name_of(want),
            fmt::format("its vector registers take {} bytes, this processor's only {}",
-                       want.vector_registers().size(), arch::vector_state_bytes()),
+                       want.vector_bytes(), arch::vector_state_bytes()),
            "choose a destination with the same processor features");
   }
 }

@@ -9,6 +9,9 @@
 #include <map>
 #include <vector>
 
+#include "common/base/clock.h"
+#include "dest-agent/restore/signals.h"
+
 namespace godwit {
 namespace {
 
@@ -137,6 +140,22 @@ std::int64_t left_ns(std::int64_t remaining, std::int64_t elapsed) {
   return std::max<std::int64_t>(remaining - elapsed, 1);
 }
 
+// The timer that sent it; -1: it is no timer's.
+int timer_of(const proto::PendingSignal& pending) {
+  const siginfo_t info = to_siginfo(pending);
+  return info.si_code == SI_TIMER ? info.si_timerid : -1;
+}
+
+std::vector<int> timers_with_signals(const proto::Process& process) {
+  std::vector<int> ids;
+  for (const auto& pending : process.signals().pending()) ids.push_back(timer_of(pending));
+  for (const auto& thread : process.threads()) {
+    for (const auto& pending : thread.pending()) ids.push_back(timer_of(pending));
+  }
+  return ids;
+}
+
+std::int64_t to_ns(const timespec& time) { return time.tv_sec * 1'000'000'000LL + time.tv_nsec; }
 timespec to_timespec(std::int64_t ns) { return {ns / 1'000'000'000, ns % 1'000'000'000}; }
 // Rounded up: a timer never ends early, and never becomes disarmed.
 timeval to_timeval(std::int64_t ns) {
@@ -171,12 +190,49 @@ void restore_posix_timers(RemoteTask& task, const proto::Timers& have, const pro
   }
 }
 
-void plan_timers_armed(const proto::Timers& want, std::int64_t elapsed_ns, SyscallBatch& batch) {
+WaitingTimers find_waiting_timers(RemoteTask& task, const proto::Process& want,
+                                  std::int64_t captured_ns) {
+  const std::vector<int> with_signals = timers_with_signals(want);
+  SyscallBatch batch;
+  std::map<int, DataAt> times;
+  for (const proto::PosixTimer& timer : want.timers().posix_timers()) {
+    const bool sent =
+        std::find(with_signals.begin(), with_signals.end(), timer.id()) != with_signals.end();
+    if (!sent || timer.interval_ns() == 0 || runs_on_processor_time(timer.clock())) continue;
+    times[timer.id()] = batch.reserve(sizeof(timespec));
+    batch.add(SYS_clock_gettime, {timer.clock(), times[timer.id()]}, name_of(timer));
+  }
+  WaitingTimers waiting;
+  if (times.empty()) return waiting;
+  const BatchOutcome outcome = task.run(batch);
+  const std::int64_t passed_ns = monotonic_ns() - captured_ns;
+  for (const auto& [id, at] : times) {
+    waiting[id] = to_ns(outcome.value<timespec>(at)) - passed_ns;
+  }
+  return waiting;
+}
+
+void remove_signals_of(const WaitingTimers& waiting, proto::Process& process) {
+  const auto remove = [&](auto& list) {
+    list.erase(std::remove_if(list.begin(), list.end(),
+                              [&](const auto& one) { return waiting.contains(timer_of(one)); }),
+               list.end());
+  };
+  if (waiting.empty()) return;
+  remove(*process.mutable_signals()->mutable_pending());
+  for (proto::Thread& thread : *process.mutable_threads()) remove(*thread.mutable_pending());
+}
+
+void plan_timers_armed(const proto::Timers& want, const WaitingTimers& waiting,
+                       std::int64_t elapsed_ns, SyscallBatch& batch) {
   for (const proto::IntervalTimer& timer : want.interval_timers()) {
     const std::int64_t elapsed = timer.which() == ITIMER_REAL ? elapsed_ns : 0;
     itimerval time{};
     time.it_interval = to_timeval(timer.interval_ns());
     time.it_value = to_timeval(left_ns(timer.remaining_ns(), elapsed));
+    // Nothing left, but a period: its SIGALRM is pending, and taking that starts it anew. It goes
+    // off once more, which adds nothing to a signal that is pending already.
+    if (timer.remaining_ns() == 0) time.it_value = to_timeval(1);
     batch.add(SYS_setitimer, {timer.which(), batch.put_value(time), 0},
               fmt::format("interval timer {}", timer.which()));
   }
@@ -185,7 +241,14 @@ void plan_timers_armed(const proto::Timers& want, std::int64_t elapsed_ns, Sysca
     itimerspec time{};
     time.it_interval = to_timespec(timer.interval_ns());
     time.it_value = to_timespec(left_ns(timer.remaining_ns(), elapsed));
-    batch.add(SYS_timer_settime, {timer.id(), 0, batch.put_value(time), 0}, name_of(timer));
+    const auto found = waiting.find(timer.id());
+    if (found != waiting.end()) {
+      // When it went off last, so that its period stays where it was.
+      const std::int64_t last = found->second + timer.remaining_ns() - timer.interval_ns();
+      time.it_value = to_timespec(std::max<std::int64_t>(last, 1));
+    }
+    const int flags = found != waiting.end() ? TIMER_ABSTIME : 0;
+    batch.add(SYS_timer_settime, {timer.id(), flags, batch.put_value(time), 0}, name_of(timer));
   }
 }
 

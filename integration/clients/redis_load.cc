@@ -1,10 +1,11 @@
 // A redis load that believes nothing: every value read is compared, every counter must go up by
 // one.
 //   client_redis_load --host H --port P --clients 50 --rate 10000 --write-share 0.25 --seconds S
-//                     --json FILE [--value-bytes 64] [--keys 100]
+//                     --json FILE [--value-bytes 64] [--keys 100] [--only paced|continuous]
 // The clients share the rate, each with one command under way; one more client, on a thread of its
-// own, sends as soon as the reply is there: its gaps are those of the service. Ends after S seconds
-// or at SIGTERM and writes its figures.
+// own, sends as soon as the reply is there: its gaps are those of the service. --only runs one of
+// the two sorts, so that each can have a process of its own. Ends after S seconds or at SIGTERM and
+// writes its figures.
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -36,7 +37,9 @@ struct Load {
   double write_share = 0;
   int64_t seconds = 0;
   size_t value_bytes = 0;
-  size_t keys = 0;  // of each client
+  size_t keys = 0;         // of each client
+  bool paced = true;       // the clients that share the rate run
+  bool continuous = true;  // the one that makes no pauses runs
 };
 
 struct Counts {
@@ -343,7 +346,7 @@ std::string report(const Clients& clients, Timeline& timeline, double seconds) {
       "\"clients\":[{}],\"timeline\":{}}}",
       sum.failed_commands, sum.wrong_replies, sum.reconnects, sum.counter_errors, sum.operations,
       seconds, static_cast<double>(sum.operations) / seconds, p50_ms, p99_ms, max_ms,
-      clients.back()->largest_gap_ns() / 1e6, each, timeline.json());
+      clients.empty() ? 0 : clients.back()->largest_gap_ns() / 1e6, each, timeline.json());
 }
 
 // Sets `stop` when a signal comes or the time is over; the signals must be blocked everywhere.
@@ -367,8 +370,11 @@ int run(const Load& load, const std::string& file) {
   prctl(PR_SET_TIMERSLACK, 1);
 
   Clients paced;
-  for (int64_t i = 0; i < load.clients; ++i) paced.push_back(std::make_unique<Client>(load, i));
-  auto continuous = std::make_unique<Client>(load, load.clients);
+  for (int64_t i = 0; load.paced && i < load.clients; ++i) {
+    paced.push_back(std::make_unique<Client>(load, i));
+  }
+  std::unique_ptr<Client> continuous;
+  if (load.continuous) continuous = std::make_unique<Client>(load, load.clients);
   std::atomic<bool> stop = false;
   std::exception_ptr failure;
   const auto guarded = [&](auto body) {
@@ -386,7 +392,9 @@ int run(const Load& load, const std::string& file) {
   std::thread paced_thread(guarded([&] {
     if (!paced.empty()) PacedClients(paced, load.rate, stop).run();
   }));
-  std::thread continuous_thread(guarded([&] { run_continuous(*continuous, stop); }));
+  std::thread continuous_thread(guarded([&] {
+    if (continuous) run_continuous(*continuous, stop);
+  }));
   fmt::print("running\n");
   std::fflush(stdout);
   wait_for_end(load.seconds, stop);
@@ -395,7 +403,7 @@ int run(const Load& load, const std::string& file) {
   const int64_t end_ns = monotonic_ns();
   if (failure) std::rethrow_exception(failure);
 
-  paced.push_back(std::move(continuous));
+  if (continuous) paced.push_back(std::move(continuous));
   for (auto& client : paced) client->check_counter();
   Timeline timeline(start_ns, start_unix_ns, end_ns);
   const std::string text = report(paced, timeline, static_cast<double>(end_ns - start_ns) / 1e9);
@@ -418,6 +426,8 @@ int main(int argc, char** argv) {
     load.seconds = options.number("seconds", 3600);
     load.value_bytes = static_cast<size_t>(options.number("value-bytes", 64));
     load.keys = static_cast<size_t>(options.number("keys", 100));
+    load.paced = options.text("only", "paced") == "paced";
+    load.continuous = options.text("only", "continuous") == "continuous";
     return godwit::client::run(load, options.text("json", ""));
   } catch (const std::exception& error) {
     fmt::print(stderr, "client_redis_load: {}\n", error.what());

@@ -19,6 +19,8 @@ PREFIX = "10.77.0."
 PREFIX6 = "fd77::"
 SERVICE = PREFIX + "100"
 SERVICE6 = PREFIX6 + "100"
+SERVICES = (SERVICE, SERVICE6)
+PEER_SERVICES = (PREFIX + "101", PREFIX6 + "101")  # of what another mover moves, see bench_pause.py
 MANAGEMENT = {"a": PREFIX + "1", "b": PREFIX + "2", "c": PREFIX + "10"}
 MANAGEMENT6 = {"a": PREFIX6 + "1", "b": PREFIX6 + "2", "c": PREFIX6 + "10"}
 _OURS = re.compile(r"gw(\d+)-[0-9a-f]{4}-(a|b|c|sw)")
@@ -131,17 +133,23 @@ class Network:
                 for link in json.loads(done.stdout or "[]") if link
                 for address in link.get("addr_info", []) if address.get("scope") != "link"}
 
-    def add_service_address(self, part: str) -> None:
+    def add_service_address(self, part: str, addresses: tuple[str, str] = SERVICES) -> None:
         """Gives a part the addresses that services move with."""
-        ip(self.namespace(part), f"addr add {SERVICE}/24 dev eth0",
-           f"addr add {SERVICE6}/64 dev eth0 nodad")
+        ip(self.namespace(part), f"addr add {addresses[0]}/24 dev eth0",
+           f"addr add {addresses[1]}/64 dev eth0 nodad")
 
-    def remove_service_address(self, part: str) -> None:
+    def remove_service_address(self, part: str, addresses: tuple[str, str] = SERVICES) -> None:
         """Takes the service addresses from a part that has them."""
         for address in self.addresses(part):
             link, _, cidr = address.partition(" ")
-            if cidr.split("/")[0] in (SERVICE, SERVICE6):
+            if cidr.split("/")[0] in addresses:
                 ip(self.namespace(part), f"addr del {cidr} dev {link}")
+
+    def forget_neighbours(self) -> None:
+        """Every part asks anew where an address is, one that was taken from a part and given to
+        another without a word."""
+        for part in ("a", "b", "c"):
+            ip(self.namespace(part), "neigh flush dev eth0")
 
     def cut(self, part: str) -> None:
         """Nothing comes to a part or from it any more; nobody is told."""

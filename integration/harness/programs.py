@@ -88,9 +88,13 @@ def all_pids() -> list[int]:
 def children_of(pid: int) -> list[int]:
     """The children of every thread of `pid` (/proc/PID/task/TID/children, proc(5))."""
     found = []
-    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    for task in tasks:
         try:
-            found += map(int, path.read_text().split())
+            found += map(int, pathlib.Path(f"/proc/{pid}/task/{task}/children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found

@@ -195,6 +195,25 @@ TEST(CaptureThreads, DifferentCredentialsAreRefused) {
   EXPECT_THROW(capture_threads(context), Refused);
 }
 
+// One that ends has no descriptors and no directory any more: that is no refusal.
+TEST(CaptureThreads, ThoseThatEndAreNotTakenForUnshared) {
+  const Child child([] {
+    for (;;) {
+      std::vector<std::thread> threads;
+      for (int i = 0; i < 8; ++i) threads.emplace_back([] {});
+      for (std::thread& thread : threads) thread.join();
+    }
+    return 0;
+  });
+  const std::int64_t until = monotonic_ns() + 500'000'000;
+  while (monotonic_ns() < until) {
+    Findings findings;
+    preflight_threads(child.pid(), findings);
+    preflight_filesystem_context(child.pid(), findings);
+    ASSERT_TRUE(findings.empty()) << findings[0].id();
+  }
+}
+
 TEST(CaptureCredentials, IdsAndSecureBits) {
   Child child([] {
     const gid_t groups[] = {11, 12};
@@ -338,11 +357,11 @@ TEST(BlockedCalls, RemainingTimeAlsoAfterEarlierStops) {
     watch.observe(child.pid());  // it has slept for half a second already
     RemoteTask task = RemoteTask::attach(child.pid());
     task.stop();
+    watch.note_stop(task);
     task.resume();  // from here on it is in restart_syscall
     usleep(300'000);
-    watch.observe(child.pid());
     task.stop();
-    watch.confirm(child.pid());
+    watch.note_stop(task);
     CaptureContext context{task, child.pid()};
     const auto threads = capture_threads(context, watch);
     ASSERT_TRUE(threads[0].has_blocked_call());
@@ -375,9 +394,14 @@ TEST(BlockedCalls, FindsTheCallBehindRestartFromTheKernelsStack) {
     BlockedCallWatch watch;
     watch.observe(child.pid());
     task.stop();
+    watch.note_stop(task);
     CaptureContext context{task, child.pid()};
-    const auto threads = capture_threads(context, watch);
-    EXPECT_EQ(threads[0].blocked_call().number(), call->number);
+    EXPECT_EQ(capture_threads(context, watch)[0].blocked_call().number(), call->number);
+    // Nobody looked before the stop.
+    BlockedCallWatch late;
+    late.note_stop(task);
+    EXPECT_EQ(capture_threads(context, late)[0].blocked_call().number(), call->number);
+    EXPECT_EQ(read_proc_stat(child.pid()).state, 't');
   }
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "common/base/clock.h"
+#include "common/base/log.h"
 #include "common/base/scope_exit.h"
 #include "common/base/unique_fd.h"
 #include "common/kernel/proc_stat.h"
@@ -31,8 +32,12 @@ std::optional<std::string> try_read(const std::string& path) {
   }
 }
 
+std::string directory_of(pid_t host_pid, pid_t host_tid) {
+  return fmt::format("/proc/{}/task/{}", host_pid, host_tid);
+}
+
 struct RunTimes {
-  std::int64_t last_ran_ns = 0;  // on the clock of the processor's run queue
+  std::int64_t last_ran_ns = 0;  // on the clock of the processor's run queue; 0: not shown
   std::uint64_t voluntary_switches = 0;
 };
 
@@ -45,11 +50,12 @@ std::int64_t parse_milliseconds(std::string_view text) {
          (fraction.size() == 6 ? parse_number<std::int64_t>(fraction, "sched") : 0);
 }
 
-std::optional<RunTimes> read_run_times(const std::string& directory) {
-  const auto text = try_read(directory + "/sched");
-  if (!text) return std::nullopt;
+// Throws Error with ENOENT or ESRCH when the thread is gone.
+RunTimes read_run_times(const std::string& directory) {
   RunTimes times;
-  std::string_view rest = *text;
+  const auto text = try_read(directory + "/sched");
+  std::string_view rest = text ? std::string_view(*text) : std::string_view();
+  bool has_switches = false;
   while (!rest.empty()) {
     const std::string_view line = next_line(rest);
     const auto colon = line.find(':');
@@ -58,9 +64,10 @@ std::optional<RunTimes> read_run_times(const std::string& directory) {
     if (line.starts_with("se.exec_start")) times.last_ran_ns = parse_milliseconds(value);
     if (line.starts_with("nr_voluntary_switches")) {
       times.voluntary_switches = parse_number<std::uint64_t>(value, "sched");
+      has_switches = true;
     }
   }
-  if (times.last_ran_ns == 0) return std::nullopt;
+  if (!has_switches) times.voluntary_switches = read_proc_status(directory).voluntary_switches;
   return times;
 }
 
@@ -77,21 +84,24 @@ std::optional<std::int64_t> run_clock_offset_ns(int processor) {
   const ScopeExit back([&] { ::sched_setaffinity(0, sizeof(before), &before); });
   ::sched_yield();  // brings our own time of running up to date
   const std::int64_t now = monotonic_ns();
-  const auto own = read_run_times("/proc/thread-self");
-  if (!own) return std::nullopt;
-  return now - own->last_ran_ns;
+  const RunTimes own = read_run_times("/proc/thread-self");
+  if (own.last_ran_ns == 0) return std::nullopt;
+  return now - own.last_ran_ns;
 }
 
-bool may_go_on_by_restart(std::int64_t number) {
+// Whether the call may end by itself after a time that only the kernel knows.
+bool has_relative_timeout(std::int64_t number, const std::uint64_t* arguments) {
   switch (number) {
     case SYS_nanosleep:
+      return true;
     case SYS_clock_nanosleep:
+      return (arguments[1] & TIMER_ABSTIME) == 0;
     case SYS_futex:
+      return (arguments[1] & FUTEX_CMD_MASK) == FUTEX_WAIT && arguments[3] != 0;
 #ifdef SYS_poll
     case SYS_poll:
+      return static_cast<std::int32_t>(arguments[2]) >= 0;
 #endif
-    case SYS_restart_syscall:
-      return true;
     default:
       return false;
   }
@@ -99,13 +109,18 @@ bool may_go_on_by_restart(std::int64_t number) {
 
 // Which call restart_syscall continues: the kernel's stack shows it while the thread sleeps.
 std::int64_t number_behind_restart(const std::string& directory, const BlockedIn& call) {
-  const auto stack = try_read(directory + "/stack");
-  if (!stack || stack->empty()) return kUnknown;
+  auto stack = try_read(directory + "/stack");
+  if (!stack || stack->empty()) stack = try_read(directory + "/wchan");
+  if (!stack || stack->empty() || *stack == "0") return kUnknown;
   if (stack->find("futex") != std::string::npos) return SYS_futex;
 #ifdef SYS_poll
   if (stack->find("poll") != std::string::npos) return SYS_poll;
 #endif
-  // A sleep. nanosleep's first argument is a pointer, clock_nanosleep's a small number.
+  for (const char* stop : {"signal", "ptrace", "freez"}) {
+    if (stack->find(stop) != std::string::npos) return kUnknown;  // on its way there
+  }
+  // A sleep, of which the compiler may have left no trace. nanosleep's first argument is a pointer,
+  // clock_nanosleep's a small number.
   return call.arguments[0] >= kLowestPointer && static_cast<std::int64_t>(call.arguments[0]) > 0
              ? SYS_nanosleep
              : SYS_clock_nanosleep;
@@ -157,91 +172,131 @@ std::optional<BlockedIn> parse_blocked_in(std::string_view text) {
 }
 
 void BlockedCallWatch::observe(pid_t host_pid) {
-  const std::vector<pid_t> threads = list_threads(host_pid);
-  std::erase_if(entries_, [&](const auto& entry) {
-    return std::find(threads.begin(), threads.end(), entry.first) == threads.end();
-  });
-  for (const pid_t tid : threads) {
+  sights_.clear();
+  ClockOffsets offsets;
+  for (const pid_t tid : list_threads(host_pid)) {
     try {
-      observe_thread(fmt::format("/proc/{}/task/{}", host_pid, tid), tid);
+      observe_thread(host_pid, tid, offsets);
     } catch (const Error& error) {
       if (error.code() != ENOENT && error.code() != ESRCH) throw;
-      entries_.erase(tid);  // it has ended meanwhile
     }
   }
+  has_observed_ = true;
 }
 
-void BlockedCallWatch::observe_thread(const std::string& directory, pid_t host_tid) {
+void BlockedCallWatch::observe_thread(pid_t host_pid, pid_t host_tid, ClockOffsets& offsets) {
+  const std::string directory = directory_of(host_pid, host_tid);
   const auto text = try_read(directory + "/syscall");
   auto call = text ? parse_blocked_in(*text) : std::nullopt;
-  if (!call || !may_go_on_by_restart(call->number)) {
-    entries_.erase(host_tid);
+  if (!call) return;
+  if (call->number == SYS_restart_syscall) {
+    const auto known = calls_.find(host_tid);
+    if (known != calls_.end() && known->second.place.same_place(*call)) return;
+    call->number = number_behind_restart(directory, *call);
+  } else if (!has_relative_timeout(call->number, call->arguments)) {
     return;
   }
-  const auto known = entries_.find(host_tid);
-  const bool goes_on = call->number == SYS_restart_syscall && known != entries_.end() &&
-                       known->second.call.same_place(*call);
   const auto times = read_run_times(directory);
-  Entry entry{.call = *call, .begun_ns = monotonic_ns(), .switches = 0};
-  if (times) entry.switches = times->voluntary_switches;
-  if (goes_on) {
-    entry.call.number = known->second.call.number;
-    entry.begun_ns = known->second.begun_ns;
-  } else {
-    if (call->number == SYS_restart_syscall) {
-      entry.call.number = number_behind_restart(directory, *call);
+  Sight sight{.call = *call, .begun_ns = monotonic_ns(), .switches = times.voluntary_switches};
+  if (times.last_ran_ns != 0) {
+    const int processor = read_proc_stat(directory).processor;
+    auto offset = offsets.find(processor);
+    if (offset == offsets.end()) {
+      offset = offsets.emplace(processor, run_clock_offset_ns(processor)).first;
     }
-    const auto offset =
-        times ? run_clock_offset_ns(read_proc_stat(directory).processor) : std::nullopt;
-    if (offset) entry.begun_ns = std::min(entry.begun_ns, times->last_ran_ns + *offset);
+    if (offset->second) {
+      sight.begun_ns = std::min(sight.begun_ns, times.last_ran_ns + *offset->second);
+    }
   }
-  entries_[host_tid] = entry;
+  sights_[host_tid] = sight;
 }
 
-void BlockedCallWatch::confirm(pid_t host_pid) {
-  std::erase_if(entries_, [&](const auto& item) {
-    const auto times = read_run_times(fmt::format("/proc/{}/task/{}", host_pid, item.first));
-    // One switch: the stop itself. More: it was awake, and this may be another call of the same
-    // kind.
-    return times && times->voluntary_switches > item.second.switches + 1;
+std::optional<BlockedCallWatch::Call> BlockedCallWatch::call_of(pid_t host_pid,
+                                                                const Tracee& tracee) const {
+  arch::Registers registers = tracee.registers();
+  arch::InterruptedCall interrupted;
+  if (!arch::resolve_restart(registers, &interrupted)) return std::nullopt;
+  Call call{.place = place_of(tracee), .number = interrupted.number, .begun_ns = std::nullopt};
+  const bool restarted = interrupted.number == SYS_restart_syscall;
+  const auto known = calls_.find(tracee.tid());
+  // With its own number it is another call: the one before would be in restart_syscall by now.
+  if (restarted && known != calls_.end() && known->second.place.same_place(call.place)) {
+    return known->second;
+  }
+  if (restarted) call.number = kUnknown;
+  const auto sight = sights_.find(tracee.tid());
+  if (sight == sights_.end() || !sight->second.call.same_place(call.place)) return call;
+  if (restarted) call.number = sight->second.call.number;
+  if (call.number != sight->second.call.number) return call;
+  // One switch: the stop itself. More: it was awake, and this may be another call of the same kind.
+  const auto times = read_run_times(directory_of(host_pid, tracee.tid()));
+  if (times.voluntary_switches <= sight->second.switches + 1) {
+    call.begun_ns = sight->second.begun_ns;
+  }
+  return call;
+}
+
+void BlockedCallWatch::note_stop(RemoteTask& task) {
+  std::map<pid_t, Call> calls;
+  std::vector<pid_t> unknown;
+  for (const Tracee& tracee : task.threads()) {
+    if (tracee.gone()) continue;
+    const auto call = call_of(task.host_pid(), tracee);
+    if (!call) continue;
+    calls[tracee.tid()] = *call;
+    if (call->number == kUnknown) unknown.push_back(tracee.tid());
+  }
+  calls_ = std::move(calls);
+  for (const pid_t tid : unknown) look_into_call(task, tid);
+  sights_.clear();
+  has_observed_ = false;
+}
+
+void BlockedCallWatch::look_into_call(RemoteTask& task, pid_t host_tid) {
+  const std::string directory = directory_of(task.host_pid(), host_tid);
+  std::int64_t number = kUnknown;
+  task.let_run(host_tid, [&] {
+    const auto text = try_read(directory + "/syscall");
+    const auto call = text ? parse_blocked_in(*text) : std::nullopt;
+    if (!call) return false;  // it runs
+    if (call->number == SYS_restart_syscall) number = number_behind_restart(directory, *call);
+    return number != kUnknown || call->number != SYS_restart_syscall;
   });
+  for (const Tracee& tracee : task.threads()) {
+    if (tracee.tid() != host_tid) continue;
+    auto call = call_of(task.host_pid(), tracee);
+    if (call && call->number == kUnknown) call->number = number;
+    if (call) calls_[host_tid] = *call;
+    if (!call) calls_.erase(host_tid);
+  }
 }
 
 std::optional<std::int64_t> BlockedCallWatch::begun_ns(pid_t host_tid,
                                                        const BlockedIn& call) const {
-  const auto entry = entries_.find(host_tid);
-  if (entry == entries_.end() || !entry->second.call.same_place(call)) return std::nullopt;
-  return entry->second.begun_ns;
+  const auto known = calls_.find(host_tid);
+  if (known == calls_.end() || !known->second.place.same_place(call)) return std::nullopt;
+  return known->second.begun_ns;
 }
 
 std::optional<std::int64_t> BlockedCallWatch::number(pid_t host_tid, const BlockedIn& call) const {
-  const auto entry = entries_.find(host_tid);
-  if (entry == entries_.end() || !entry->second.call.same_place(call)) return std::nullopt;
-  if (entry->second.call.number == kUnknown) return std::nullopt;
-  return entry->second.call.number;
+  const auto known = calls_.find(host_tid);
+  if (known == calls_.end() || !known->second.place.same_place(call)) return std::nullopt;
+  if (known->second.number == kUnknown) return std::nullopt;
+  return known->second.number;
 }
 
 std::optional<std::int64_t> relative_timeout_ns(const RemoteTask& task,
                                                 const arch::InterruptedCall& call) {
+  if (!has_relative_timeout(call.number, call.arguments)) return std::nullopt;
   switch (call.number) {
     case SYS_nanosleep:
       return read_time(task, call.arguments[0]);
     case SYS_clock_nanosleep:
-      if ((call.arguments[1] & TIMER_ABSTIME) != 0) return std::nullopt;
       return read_time(task, call.arguments[2]);
     case SYS_futex:
-      if ((call.arguments[1] & FUTEX_CMD_MASK) != FUTEX_WAIT) return std::nullopt;
-      if (call.arguments[3] == 0) return std::nullopt;
       return read_time(task, call.arguments[3]);
-#ifdef SYS_poll
-    case SYS_poll: {
-      const auto ms = static_cast<std::int32_t>(call.arguments[2]);
-      if (ms < 0) return std::nullopt;
-      return ms * 1'000'000LL;
-    }
-#endif
-    default:
-      return std::nullopt;
+    default:  // poll
+      return static_cast<std::int32_t>(call.arguments[2]) * 1'000'000LL;
   }
 }
 
@@ -255,6 +310,9 @@ proto::BlockedCall describe_blocked_call(const RemoteTask& task, const Tracee& t
     if (const auto number = watch.number(tracee.tid(), place)) {
       call.number = *number;
       arch::set_next_call(registers, *number);
+    } else {
+      log_warning("thread={} sleeps in a call that cannot be told: it may return EINTR",
+                  tracee.tid());
     }
   }
   proto::BlockedCall message;
@@ -266,9 +324,8 @@ proto::BlockedCall describe_blocked_call(const RemoteTask& task, const Tracee& t
   if (const Address rest = rest_of_sleep(call); rest != 0) {
     message.set_remaining_ns(read_time(task, rest));
   } else if (const auto begun = watch.begun_ns(tracee.tid(), place)) {
-    const std::int64_t left = *whole - (monotonic_ns() - *begun);
-    // Past its time: it must have been another call that ended, and this one has just begun.
-    message.set_remaining_ns(left > 0 ? left : *whole);
+    message.set_remaining_ns(
+        std::max<std::int64_t>(*whole - (monotonic_ns() - *begun), 0));  // 0: about to end
   }
   return message;
 }

@@ -1,12 +1,15 @@
-// How long a sleeping call has still to sleep.
+// What a sleeping call is, and how long it has still to sleep.
 //
 // nanosleep, poll and futex with a relative timeout go on through restart_syscall(2) after a stop:
-// the kernel keeps their deadline where nobody can read it. Three sources tell it all the same:
-//  - nanosleep and clock_nanosleep with a second argument: the kernel wrote the rest there;
-//  - the scheduler: /proc/PID/task/TID/sched (sched(7)) shows when the thread last ran, which for a
-//    thread that sleeps is when its call began, to within microseconds;
-//  - where the kernel does not show that: when an observer first met the thread in this call.
-// Without any the call begins anew with its whole time.
+// the kernel keeps the call and its deadline where nobody can read them, and a thread elsewhere
+// that makes restart_syscall gets EINTR. So every stop is watched from the first on:
+//  - what the call is: the registers of the first stop that it meets have its number; when somebody
+//    else stopped the thread before us, the kernel's stack (/proc/PID/task/TID/stack) tells;
+//  - when it ends: nanosleep and clock_nanosleep with a second argument had the rest written there
+//    by the kernel; for the others the scheduler shows (/proc/PID/task/TID/sched, sched(7)) when
+//    the thread last ran, which for one that sleeps is when its call began, to within
+//    microseconds; where the kernel does not show that, when an observer first met it there.
+// A call whose begin is not known begins anew with its whole time: late, never early.
 #pragma once
 
 #include <sys/types.h>
@@ -33,15 +36,18 @@ struct BlockedIn {
 // Nothing for a thread that runs or is outside a call.
 std::optional<BlockedIn> parse_blocked_in(std::string_view text);
 
-// Watches threads from outside, by procfs alone, while they run: never stops them. Observe shortly
-// before every stop, at least before the last one; what happens later cannot be told any more.
+// Follows each thread's sleeping call through the stops of a migration.
 class BlockedCallWatch {
  public:
-  // Looks at every thread of the process. Costs some 10 us a thread, and 30 more for those that
-  // sleep with a relative timeout. Not part of the blackout.
+  // Looks at every thread of the process, by procfs alone, while they run; before every stop.
+  // Costs some 10 us a thread, and 30 more for those that sleep with a relative timeout. Not part
+  // of the blackout.
   void observe(pid_t host_pid);
-  // Right after the stop, before any batch: forgets the threads that were awake in between.
-  void confirm(pid_t host_pid);
+  // Whether that was done since the last stop.
+  bool has_observed() const { return has_observed_; }
+  // Right after every stop, before any batch. A thread whose call cannot be told goes back into it
+  // for some microseconds.
+  void note_stop(RemoteTask& task);
 
   // When (CLOCK_MONOTONIC, ns) the thread entered the call it is in.
   std::optional<std::int64_t> begun_ns(pid_t host_tid, const BlockedIn& call) const;
@@ -49,13 +55,26 @@ class BlockedCallWatch {
   std::optional<std::int64_t> number(pid_t host_tid, const BlockedIn& call) const;
 
  private:
-  struct Entry {
+  // Between two stops.
+  struct Sight {
     BlockedIn call;
     std::int64_t begun_ns = 0;
     std::uint64_t switches = 0;
   };
-  void observe_thread(const std::string& directory, pid_t host_tid);
-  std::map<pid_t, Entry> entries_;
+  // From the first stop on that it met.
+  struct Call {
+    BlockedIn place;
+    std::int64_t number = -1;
+    std::optional<std::int64_t> begun_ns;
+  };
+  using ClockOffsets = std::map<int, std::optional<std::int64_t>>;  // by processor
+  void observe_thread(pid_t host_pid, pid_t host_tid, ClockOffsets& offsets);
+  std::optional<Call> call_of(pid_t host_pid, const Tracee& tracee) const;
+  void look_into_call(RemoteTask& task, pid_t host_tid);
+
+  std::map<pid_t, Sight> sights_;
+  std::map<pid_t, Call> calls_;
+  bool has_observed_ = false;
 };
 
 // The length of a relative timeout, or nothing: no timeout, or an absolute one, which needs no

@@ -100,6 +100,7 @@ void forget_new_timer_signals(const PendingSignals& expected, PendingSignals& fo
 
 void clear_vector_bookkeeping(proto::Process& process) {
   for (proto::Thread& thread : *process.mutable_threads()) {
+    thread.mutable_vector_registers()->resize(thread.vector_bytes());
     arch::clear_vector_bookkeeping(std::as_writable_bytes(
         std::span(thread.mutable_vector_registers()->data(), thread.vector_registers().size())));
   }

@@ -10,6 +10,7 @@
 #include "common/base/unique_fd.h"
 #include "common/kernel/file_identity.h"
 #include "common/kernel/proc_fdinfo.h"
+#include "common/kernel/tcp_repair.h"
 
 namespace godwit {
 
@@ -24,7 +25,9 @@ struct FdFacts {
   int fd = -1;
   std::string link;  // what /proc/PID/fd/N says
   FileStamp stamp;
-  FdInfo info;  // flags and offset always; the rest where the kind has it
+  bool asked = false;    // its flags come by a row in the process
+  FdInfo info;           // flags and offset always; the rest where the kind has it
+  TcpFacts before_hold;  // of a TCP socket that was known, as it was when the duplicate was taken
   // A duplicate in the agent. Invalid for kinds that are described from /proc, while the process
   // runs: a duplicate keeps a file open that the process closes, so it is taken late and given back
   // soon.

@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "common/kernel/kcmp.h"
+#include "common/kernel/proc_stat.h"
 #include "common/kernel/proc_status.h"
 
 namespace godwit {
@@ -101,8 +102,8 @@ std::optional<FdHolder> FdHolders::outside(const FdFacts& facts) const {
 std::vector<pid_t> threads_with_own_table(pid_t host_pid) {
   std::vector<pid_t> out;
   for (const pid_t tid : list_threads(host_pid)) {
-    if (tid != host_pid && syscall(SYS_kcmp, host_pid, tid, KCMP_FILES, 0, 0) > 0)
-      out.push_back(tid);
+    if (tid == host_pid || syscall(SYS_kcmp, host_pid, tid, KCMP_FILES, 0, 0) <= 0) continue;
+    if (!is_ending(tid)) out.push_back(tid);
   }
   return out;
 }

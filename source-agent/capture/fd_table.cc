@@ -32,29 +32,6 @@ constexpr int kAttempts = 5;  // a running process may change during a descripti
 
 bool is_socket(const FdFacts& facts) { return facts.link.starts_with("socket:["); }
 
-struct SocketType {
-  int family = 0;
-  int type = 0;
-  int protocol = 0;
-
-  bool is_internet() const { return family == AF_INET || family == AF_INET6; }
-  bool is_tcp() const { return is_internet() && type == SOCK_STREAM && protocol == IPPROTO_TCP; }
-  bool is_udp() const { return is_internet() && type == SOCK_DGRAM && protocol == IPPROTO_UDP; }
-  bool is_unix() const { return family == AF_UNIX; }
-};
-
-SocketType socket_type(const FdFacts& facts) {
-  const auto get = [&](int name) {
-    int value = 0;
-    socklen_t bytes = sizeof value;
-    if (getsockopt(facts.copy.get(), SOL_SOCKET, name, &value, &bytes) != 0) {
-      throw_system("read socket option {} of {}", name, facts.name());
-    }
-    return value;
-  };
-  return {get(SO_DOMAIN), get(SO_TYPE), get(SO_PROTOCOL)};
-}
-
 const proto::Finding* first_refusal(const Findings& findings) {
   const auto found = std::find_if(findings.begin(), findings.end(),
                                   [](const proto::Finding& entry) { return !entry.warning(); });
@@ -67,7 +44,22 @@ void throw_first_refusal(const Findings& findings) {
   }
 }
 
+bool is_internet(int family) { return family == AF_INET || family == AF_INET6; }
+
+std::uint64_t inode_of_link(const std::string& link) {
+  constexpr std::string_view kPrefix = "socket:[";
+  return std::strtoull(link.c_str() + kPrefix.size(), nullptr, 10);
+}
+
 }  // namespace
+
+bool SocketType::is_tcp() const {
+  return is_internet(family) && type == SOCK_STREAM && protocol == IPPROTO_TCP;
+}
+bool SocketType::is_udp() const {
+  return is_internet(family) && type == SOCK_DGRAM && protocol == IPPROTO_UDP;
+}
+bool SocketType::is_unix() const { return family == AF_UNIX; }
 
 struct FdTableCapture::Files {
   std::map<int, const FdFacts*> open;
@@ -114,7 +106,25 @@ std::vector<FdFacts> FdTableCapture::read_running() {
   return out;
 }
 
-std::vector<FdFacts> FdTableCapture::read_stopped(RemoteTask* task) {
+const FdTableCapture::KnownSocket* FdTableCapture::find_known(const FdFacts& facts) const {
+  const auto found = known_.find(inode_of_link(facts.link));
+  return found == known_.end() ? nullptr : &found->second;
+}
+
+SocketType FdTableCapture::socket_type(const FdFacts& facts) const {
+  if (const KnownSocket* known = find_known(facts)) return known->type;
+  const auto get = [&](int name) {
+    int value = 0;
+    socklen_t bytes = sizeof value;
+    if (getsockopt(facts.copy.get(), SOL_SOCKET, name, &value, &bytes) != 0) {
+      throw_system("read socket option {} of {}", name, facts.name());
+    }
+    return value;
+  };
+  return {get(SO_DOMAIN), get(SO_TYPE), get(SO_PROTOCOL)};
+}
+
+std::vector<FdFacts> FdTableCapture::read_stopped() {
   std::vector<FdFacts> out;
   for (const int fd : directory_.list()) {
     FdFacts facts;
@@ -124,35 +134,44 @@ std::vector<FdFacts> FdTableCapture::read_stopped(RemoteTask* task) {
     auto link = directory_.link(fd);
     if (!facts.copy.valid() || !link) fail("fd {} of process {} vanished", fd, host_pid_);
     facts.link = std::move(*link);
-    struct stat status {};
-    if (fstat(facts.copy.get(), &status) != 0) throw_system("stat {}", facts.name());
-    facts.stamp = stamp_of(status);
+    const KnownSocket* known = is_socket(facts) ? find_known(facts) : nullptr;
+    if (known != nullptr) {
+      facts.stamp = known->stamp;
+      facts.before_hold = tcp_facts(facts.copy.get());
+    } else {
+      struct stat status {};
+      if (fstat(facts.copy.get(), &status) != 0) throw_system("stat {}", facts.name());
+      facts.stamp = stamp_of(status);
+    }
     out.push_back(std::move(facts));
   }
-  read_close_on_exec(task, out);
   return out;
 }
 
-// Flags. For sockets and pipes a row in the process is fifty times cheaper than fdinfo.
-void FdTableCapture::read_close_on_exec(RemoteTask* task, std::vector<FdFacts>& facts) const {
-  SyscallBatch batch;
-  std::vector<std::pair<FdFacts*, RowResult>> asked;
+void FdTableCapture::ask_close_on_exec(SyscallBatch& batch) {
+  asked_.clear();
+  for (FdFacts& entry : kept_) {
+    if (!is_socket(entry) && !is_pipe(entry)) continue;
+    entry.asked = true;
+    asked_.emplace_back(&entry, batch.add(SYS_fcntl, {entry.fd, F_GETFD}, entry.name()));
+  }
+}
+
+void FdTableCapture::read_close_on_exec(const BatchOutcome& outcome) {
+  for (auto& [entry, row] : asked_) {
+    const int flags = fcntl(entry->copy.get(), F_GETFL);
+    if (flags < 0) throw_system("F_GETFL of {}", entry->name());
+    entry->info.flags = static_cast<std::uint32_t>(flags);
+    if ((outcome[row] & FD_CLOEXEC) != 0) entry->info.flags |= O_CLOEXEC;
+  }
+}
+
+void FdTableCapture::read_infos(std::vector<FdFacts>& facts) const {
   for (FdFacts& entry : facts) {
-    if (task != nullptr && (is_socket(entry) || is_pipe(entry))) {
-      asked.emplace_back(&entry, batch.add(SYS_fcntl, {entry.fd, F_GETFD}, entry.name()));
-      const int flags = fcntl(entry.copy.get(), F_GETFL);
-      if (flags < 0) throw_system("F_GETFL of {}", entry.name());
-      entry.info.flags = static_cast<std::uint32_t>(flags);
-      continue;
-    }
+    if (entry.asked) continue;
     auto info = directory_.info(entry.fd);
     if (!info) fail("{} of process {} vanished", entry.name(), host_pid_);
     entry.info = std::move(*info);
-  }
-  if (batch.empty()) return;
-  const BatchOutcome outcome = task->run(batch);
-  for (auto& [entry, row] : asked) {
-    if ((outcome[row] & FD_CLOEXEC) != 0) entry->info.flags |= O_CLOEXEC;
   }
 }
 
@@ -274,10 +293,7 @@ void FdTableCapture::describe_socket(FdFacts& facts, FdDepth depth, Files& files
   }
   const SocketType type = socket_type(facts);
   if (type.is_tcp()) {
-    auto* socket = out.mutable_tcp_socket();
-    *socket = capture_tcp_socket(facts.copy.get());
-    const bool listens = static_cast<TcpState>(socket->state()) == TcpState::kListen;
-    if (depth == FdDepth::kFinal && !listens) capture_tcp_stream(facts.copy.get(), *socket);
+    describe_tcp_socket(facts, depth, *out.mutable_tcp_socket());
   } else if (type.is_udp()) {
     auto* socket = out.mutable_udp_socket();
     *socket = capture_udp_socket(facts.copy.get());
@@ -291,9 +307,42 @@ void FdTableCapture::describe_socket(FdFacts& facts, FdDepth depth, Files& files
   }
 }
 
+void FdTableCapture::describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::TcpSocket& out) {
+  const int fd = facts.copy.get();
+  const auto known = known_.find(facts.stamp.inode);
+  if (depth != FdDepth::kFinal || known == known_.end()) {
+    out = capture_tcp_socket(fd);
+  } else {
+    out = capture_tcp_socket_again(fd, known->second.described);
+    known->second.relied_on = true;
+  }
+  if (depth == FdDepth::kShape) {
+    known_[facts.stamp.inode] = {facts.stamp, socket_type(facts), out, false};
+  }
+  const bool listens = static_cast<TcpState>(out.state()) == TcpState::kListen;
+  if (depth != FdDepth::kFinal || listens) return;
+  capture_tcp_stream(fd, out, known == known_.end() ? nullptr : &facts.before_hold);
+}
+
+proto::Corrections FdTableCapture::find_corrections() const {
+  proto::Corrections corrections;
+  std::set<std::uint64_t> seen;
+  for (const FdFacts& facts : kept_) {
+    const KnownSocket* known = is_socket(facts) ? find_known(facts) : nullptr;
+    if (known == nullptr || !known->relied_on || !seen.insert(facts.stamp.inode).second) continue;
+    proto::SocketCorrection correction;
+    find_tcp_corrections(facts.copy.get(), known->described, correction);
+    if (correction.options().empty() && correction.backlog() == 0) continue;
+    correction.set_file(static_cast<std::uint32_t>(facts.fd));
+    *corrections.add_sockets() = std::move(correction);
+  }
+  return corrections;
+}
+
 proto::FdTable FdTableCapture::describe() {
   for (int attempt = 1;; ++attempt) {
     try {
+      known_.clear();
       auto facts = read_running();
       holders_.look_for(facts);
       Findings findings;
@@ -309,17 +358,30 @@ proto::FdTable FdTableCapture::describe() {
 }
 
 proto::FdTable FdTableCapture::describe_stopped(RemoteTask* task) {
-  auto facts = read_stopped(task);
-  holders_.look_for(facts);
+  take_copies();
+  const ScopeExit forget([&] { give_back(); });
+  if (task != nullptr) {
+    SyscallBatch batch;
+    ask_close_on_exec(batch);
+    if (!batch.empty()) read_close_on_exec(task->run(batch));
+  }
+  read_infos(kept_);
+  holders_.look_for(kept_);
   Findings findings;
-  auto out = assemble(facts, FdDepth::kContents, findings);
+  auto out = assemble(kept_, FdDepth::kContents, findings);
   throw_first_refusal(findings);
   return out;
 }
 
-void FdTableCapture::take_copies(RemoteTask* task) { kept_ = read_stopped(task); }
+void FdTableCapture::take_copies() {
+  asked_.clear();
+  kept_ = read_stopped();
+}
 
-void FdTableCapture::give_back() { kept_.clear(); }
+void FdTableCapture::give_back() {
+  asked_.clear();
+  kept_.clear();
+}
 
 std::vector<SocketCopy> FdTableCapture::sockets() const {
   std::vector<SocketCopy> out;
@@ -335,8 +397,8 @@ std::vector<SocketCopy> FdTableCapture::sockets() const {
   return out;
 }
 
-proto::FdTable FdTableCapture::describe_final(RemoteTask* task) {
-  if (kept_.empty()) take_copies(task);
+proto::FdTable FdTableCapture::describe_final() {
+  read_infos(kept_);
   holders_.look_for(kept_, FdHolders::Sockets::kKnown);
   Findings findings;
   auto out = assemble(kept_, FdDepth::kFinal, findings);

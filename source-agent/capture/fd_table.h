@@ -16,6 +16,7 @@
 #include "common/kernel/time_namespace.h"
 #include "common/model/describe.h"
 #include "common/model/findings.h"
+#include "common/remote/syscall_batch.h"
 #include "proto/fd_table.pb.h"
 #include "source-agent/capture/fd_facts.h"
 #include "source-agent/capture/fd_holders.h"
@@ -24,6 +25,17 @@
 namespace godwit {
 
 enum class SocketKind { kTcp, kUdp, kUnix };
+
+// Family, type and protocol never change.
+struct SocketType {
+  int family = 0;
+  int type = 0;
+  int protocol = 0;
+
+  bool is_tcp() const;
+  bool is_udp() const;
+  bool is_unix() const;
+};
 
 // A duplicate of one of the process's sockets; owned by the FdTableCapture.
 struct SocketCopy {
@@ -52,11 +64,19 @@ class FdTableCapture {
 
   // --- The blackout -----------------------------------------------------------------------------
   // The process is stopped: takes duplicates of everything, kept until give_back().
-  void take_copies(RemoteTask* task = nullptr);
+  void take_copies();
+  // Rows that ask for the close-on-exec flags of sockets and pipes, for which fdinfo would cost
+  // fifty times as much; read_close_on_exec() takes the answers. Between take_copies() and
+  // describe_final(), for which all descriptors have been asked one way or the other.
+  void ask_close_on_exec(SyscallBatch& batch);
+  void read_close_on_exec(const BatchOutcome& outcome);
   // The sockets among them, for holding packets and freezing (TCP_REPAIR).
   std::vector<SocketCopy> sockets() const;
-  // Everything, TCP streams included. Calls take_copies() if nobody did.
-  proto::FdTable describe_final(RemoteTask* task = nullptr);
+  // Everything, TCP streams included. Of TCP sockets that describe() has seen, only what programs
+  // change while they work is read again: find_corrections() looks at the rest.
+  proto::FdTable describe_final();
+  // After the commit, before give_back(): what describe_final() took for unchanged and was not.
+  proto::Corrections find_corrections() const;
   // Closes the duplicates; before the process may go on.
   void give_back();
 
@@ -67,8 +87,19 @@ class FdTableCapture {
   struct Files;  // descriptors grouped by open file
 
   std::vector<FdFacts> read_running();
-  std::vector<FdFacts> read_stopped(RemoteTask* task);
-  void read_close_on_exec(RemoteTask* task, std::vector<FdFacts>& facts) const;
+  // A TCP socket as describe() saw it.
+  struct KnownSocket {
+    FileStamp stamp;
+    SocketType type;
+    proto::TcpSocket described;
+    bool relied_on = false;  // by describe_final()
+  };
+
+  std::vector<FdFacts> read_stopped();
+  void read_infos(std::vector<FdFacts>& facts) const;
+  const KnownSocket* find_known(const FdFacts& facts) const;
+  SocketType socket_type(const FdFacts& facts) const;
+  void describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::TcpSocket& out);
   Files group(std::vector<FdFacts>& facts) const;
   proto::FdTable assemble(std::vector<FdFacts>& facts, FdDepth depth, Findings& findings);
   void describe_file(FdFacts& facts, FdDepth depth, Files& files, proto::OpenFile& out,
@@ -86,9 +117,11 @@ class FdTableCapture {
   FdHolders holders_;
   RegularFilesCapture regular_files_;
   TimeOffsets offsets_;
-  std::uint64_t own_network_ = 0;           // inode of the agent's network namespace
-  std::set<std::uint64_t> in_own_network_;  // sockets that were found to be in it
+  std::uint64_t own_network_ = 0;               // inode of the agent's network namespace
+  std::set<std::uint64_t> in_own_network_;      // sockets that were found to be in it
+  std::map<std::uint64_t, KnownSocket> known_;  // by inode
   std::vector<FdFacts> kept_;
+  std::vector<std::pair<FdFacts*, RowResult>> asked_;  // of kept_
 };
 
 proto::FdTable capture_fd_table(CaptureContext& context);

@@ -171,8 +171,10 @@ TEST_F(FdPreflight, SharedWithAnotherProcess) {
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) _exit(1);  // 5 6
     eventfd(0, 0);                                                 // 7
     open(path("/file").c_str(), O_RDWR | O_CREAT, 0600);           // 8
+    const pid_t self = getpid();
     if (fork() == 0) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (getppid() != self) _exit(1);
       close_range(kTestPidfd, kTestPidfd, 0);
       pause();
     }
@@ -187,8 +189,10 @@ TEST_F(FdPreflight, PeerInAnotherProcess) {
   TestProcess process([&] {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) _exit(1);
+    const pid_t self = getpid();
     if (fork() == 0) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (getppid() != self) _exit(1);
       close(ends[0]);
       close_range(kTestPidfd, kTestPidfd, 0);
       pause();
@@ -225,7 +229,11 @@ TEST(FdTableCapture, DescribingDoesNotConsumeNorKeep) {
   FdTableCapture capture(process.pid());
   const auto first = capture.describe_stopped(&task);
   const auto by_fdinfo = capture.describe_stopped();
-  const auto last = capture.describe_final(&task);
+  capture.take_copies();
+  SyscallBatch batch;
+  capture.ask_close_on_exec(batch);
+  capture.read_close_on_exec(task.run(batch));
+  const auto last = capture.describe_final();
   EXPECT_EQ(capture.sockets().size(), 2U);
   EXPECT_TRUE(compare_fd_tables(first, by_fdinfo).empty());
   EXPECT_TRUE(compare_fd_tables(first, last).empty());

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 
 #include "common/base/unique_fd.h"
+#include "common/kernel/proc_stat.h"
 #include "common/kernel/proc_status.h"
 
 namespace godwit {
@@ -48,6 +49,7 @@ void preflight_filesystem_context(pid_t host_pid, Findings& findings) {
   }
   for (const pid_t tid : list_threads(host_pid)) {
     if (::syscall(SYS_kcmp, host_pid, tid, KCMP_FS, 0, 0) <= 0) continue;  // same, or just gone
+    if (is_ending(tid)) continue;
     refuse(findings, "filesystem-context-unshared", fmt::format("thread {}", tid),
            "it has a working directory of its own (unshare(CLONE_FS))",
            "let the threads share their working directory");

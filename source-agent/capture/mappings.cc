@@ -157,7 +157,10 @@ MappingsCapture::MappingsCapture(pid_t host_pid) : host_pid_(host_pid) {
   refresh_flags();
 }
 
-void MappingsCapture::refresh_flags() { vm_flags_ = read_vm_flags(host_pid_); }
+void MappingsCapture::refresh_flags() {
+  vm_flags_ = read_vm_flags(host_pid_);
+  last_text_.clear();
+}
 
 std::uint64_t MappingsCapture::flags_of(const PageRange& range) const {
   // An area that was split or has grown since refresh_flags() has the flags of the one it overlaps.
@@ -229,12 +232,19 @@ proto::Mapping MappingsCapture::describe_area(const MapsLine& line, proto::Mappi
   return area;
 }
 
-proto::Mappings MappingsCapture::describe(RemoteTask* task) {
+proto::Mappings MappingsCapture::describe_areas(RemoteTask* task) {
   const bool runs = task == nullptr || !task->stopped();
   constexpr int kTries = 5;
   for (int tries = 1;; ++tries) {
+    // A line tells the device, the inode, the path and whether it is deleted: the same lines are
+    // the same areas.
+    std::string text = read_file(fmt::format("/proc/{}/maps", host_pid_));
+    if (text == last_text_) return last_;
     try {
-      return describe_once(task);
+      last_text_.clear();
+      last_ = describe_text(text, task);
+      last_text_ = std::move(text);
+      return last_;
     } catch (const Error& error) {
       // What a running process unmaps between the listing and the look at it.
       if (!runs || error.code() != ENOENT || tries == kTries) throw;
@@ -242,10 +252,20 @@ proto::Mappings MappingsCapture::describe(RemoteTask* task) {
   }
 }
 
-proto::Mappings MappingsCapture::describe_once(RemoteTask* task) {
+bool MappingsCapture::is_as_described() const {
+  return !last_text_.empty() && read_file(fmt::format("/proc/{}/maps", host_pid_)) == last_text_;
+}
+
+proto::Mappings MappingsCapture::describe_marks() const {
+  proto::Mappings out;
+  *out.mutable_marks() = last_.marks();
+  return out;
+}
+
+proto::Mappings MappingsCapture::describe_text(const std::string& text, RemoteTask* task) {
   proto::Mappings out;
   Address heap_end = 0;
-  for (const MapsLine& line : read_maps(host_pid_)) {
+  for (const MapsLine& line : parse_maps(text, fmt::format("/proc/{}/maps", host_pid_))) {
     if (line.path == "[vsyscall]" || (task != nullptr && task->is_scratch(line.range))) continue;
     if (const auto obstacle = backing_obstacle(host_pid_, line)) {
       throw Refused(obstacle->id,
@@ -255,13 +275,17 @@ proto::Mappings MappingsCapture::describe_once(RemoteTask* task) {
     if (line.path == "[heap]") heap_end = line.range.end;
     *out.add_areas() = describe_area(line, out);
   }
-  marks_.set_brk(heap_end != 0 ? heap_end : marks_.start_brk());
-  if (task != nullptr && task->stopped()) {
-    SyscallBatch batch;
-    const RowResult brk = batch.add(SYS_brk, {0}, "program break");
-    marks_.set_brk(static_cast<std::uint64_t>(task->run(batch)[brk]));
-  }
   *out.mutable_marks() = marks_;
+  out.mutable_marks()->set_brk(heap_end != 0 ? heap_end : marks_.start_brk());
+  return out;
+}
+
+proto::Mappings MappingsCapture::describe(RemoteTask* task) {
+  proto::Mappings out = describe_areas(task);
+  if (task == nullptr || !task->stopped()) return out;
+  SyscallBatch batch;
+  const RowResult program_break = batch.add(SYS_brk, {0}, "program break");
+  out.mutable_marks()->set_brk(static_cast<std::uint64_t>(task->run(batch)[program_break]));
   return out;
 }
 

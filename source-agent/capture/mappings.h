@@ -24,8 +24,16 @@ class MappingsCapture {
   // Reads VmFlags anew: some milliseconds per GiB. Before the blackout.
   void refresh_flags();
 
-  // Describes the areas of maps. `task` may be null (running process): then the current program
-  // break is taken from [heap]. Throws Refused for an area that can't be moved.
+  // Describes the areas of maps. `task` may be null; the program break is taken from [heap], whose
+  // end is on a page. Throws Refused for an area that can't be moved. When nothing has changed
+  // since the last call, costs no more than reading the one file.
+  proto::Mappings describe_areas(RemoteTask* task);
+  // Nothing has changed since the last description of the areas (the flags of areas aside, which
+  // are those of refresh_flags()). Reads the one file.
+  bool is_as_described() const;
+  // The marks, without areas: to go with is_as_described().
+  proto::Mappings describe_marks() const;
+  // And the exact program break, where the process is stopped.
   proto::Mappings describe(RemoteTask* task);
 
   // The same into findings: everything that can't be moved, at once.
@@ -34,13 +42,15 @@ class MappingsCapture {
  private:
   std::uint64_t flags_of(const PageRange& range) const;
   std::uint32_t file_index(const MapsLine& line, bool executable, proto::Mappings& out);
-  proto::Mappings describe_once(RemoteTask* task);
+  proto::Mappings describe_text(const std::string& text, RemoteTask* task);
   proto::Mapping describe_area(const MapsLine& line, proto::Mappings& out);
 
   pid_t host_pid_;
   std::vector<AreaVmFlags> vm_flags_;
   std::map<std::string, proto::FileIdentity> files_;  // by path, device and inode
   proto::MemoryMarks marks_;
+  std::string last_text_;  // of maps
+  proto::Mappings last_;
 };
 
 proto::Mappings capture_mappings(CaptureContext& context);

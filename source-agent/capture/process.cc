@@ -1,5 +1,9 @@
 #include "source-agent/capture/process.h"
 
+#include <sys/syscall.h>
+
+#include <optional>
+
 #include "common/base/error.h"
 #include "common/kernel/proc_status.h"
 #include "source-agent/capture/credentials.h"
@@ -16,10 +20,12 @@ namespace godwit {
 ProcessCapture::ProcessCapture(pid_t host_pid)
     : host_pid_(host_pid), mappings_(host_pid), fd_table_(host_pid) {}
 
+ProcessCapture::~ProcessCapture() = default;
+
 proto::Process ProcessCapture::describe_outside() {
   proto::Process process;
   *process.mutable_identity() = describe_task_identity(host_pid_);
-  *process.mutable_mappings() = mappings_.describe(nullptr);
+  *process.mutable_mappings() = mappings_.describe_areas(nullptr);
   *process.mutable_fd_table() = fd_table_.describe();
   *process.mutable_credentials() = describe_credentials(fmt::format("/proc/{}", host_pid_));
   *process.mutable_rlimits() = describe_rlimits(host_pid_);
@@ -32,39 +38,69 @@ proto::Process ProcessCapture::describe_outside() {
   return process;
 }
 
-// What is not memory and not descriptors. The process-wide questions go in one batch.
+// The process-wide questions go in one batch, with those about memory and descriptors that only the
+// process itself can answer.
+struct ProcessCapture::Questions {
+  explicit Questions(pid_t host_pid, FdTableCapture& fd_table)
+      : signals(batch), timers(batch, host_pid), credentials(batch), attributes(batch) {
+    program_break = batch.add(SYS_brk, {0}, "program break");
+    fd_table.ask_close_on_exec(batch);
+  }
+
+  SyscallBatch batch;
+  SignalsQuery signals;
+  TimersQuery timers;
+  CredentialsQuery credentials;
+  ProcessAttributesQuery attributes;
+  RowResult program_break;
+  std::optional<BatchOutcome> outcome;
+};
+
+void ProcessCapture::ask(RemoteTask& task) {
+  asked_ = std::make_unique<Questions>(host_pid_, fd_table_);
+  asked_->outcome = task.run(asked_->batch);
+}
+
+// What is not memory and not descriptors.
 void ProcessCapture::describe_state(RemoteTask& task, proto::Process& process) {
   CaptureContext context{task, host_pid_};
+  if (!asked_) ask(task);
+  const std::unique_ptr<Questions> asked = std::move(asked_);
+  const BatchOutcome& outcome = *asked->outcome;
   *process.mutable_identity() = describe_task_identity(host_pid_);
-  SyscallBatch batch;
-  const SignalsQuery signals(batch);
-  const TimersQuery timers(batch, host_pid_);
-  const CredentialsQuery credentials(batch);
-  const ProcessAttributesQuery attributes(batch);
-  const BatchOutcome outcome = task.run(batch);
-  signals.read(outcome, *process.mutable_signals());
+  asked->signals.read(outcome, *process.mutable_signals());
   capture_shared_pending(context, *process.mutable_signals());
-  timers.read(outcome, *process.mutable_timers());
-  credentials.read(outcome, host_pid_, *process.mutable_credentials());
-  attributes.read(outcome, host_pid_, *process.mutable_attributes());
+  asked->timers.read(outcome, *process.mutable_timers());
+  asked->credentials.read(outcome, host_pid_, *process.mutable_credentials());
+  asked->attributes.read(outcome, host_pid_, *process.mutable_attributes());
+  process.mutable_mappings()->mutable_marks()->set_brk(
+      static_cast<std::uint64_t>(outcome[asked->program_break]));
+  fd_table_.read_close_on_exec(outcome);
   *process.mutable_rlimits() = describe_rlimits(host_pid_);
   *process.mutable_filesystem_context() = describe_filesystem_context(host_pid_);
-  for (proto::Thread& thread : capture_threads(context, blocked_calls_)) {
+}
+
+void ProcessCapture::describe_threads(CaptureContext& context, const KnownThreads& known,
+                                      proto::Process& process) {
+  for (proto::Thread& thread : capture_threads_again(context, blocked_calls_, known)) {
     *process.add_threads() = std::move(thread);
   }
+  ask_ended_timers_again(context, process);
 }
 
 proto::Process ProcessCapture::describe(RemoteTask& task) {
+  CaptureContext context{task, host_pid_};
   proto::Process process;
+  *process.mutable_mappings() = mappings_.describe_areas(&task);
   describe_state(task, process);
-  *process.mutable_mappings() = mappings_.describe(&task);
+  describe_threads(context, {}, process);
   *process.mutable_fd_table() = fd_table_.describe();
   last_ = process;
   return process;
 }
 
 proto::Process ProcessCapture::describe_running(RemoteTask& task) {
-  *last_.mutable_mappings() = mappings_.describe(&task);
+  *last_.mutable_mappings() = mappings_.describe_areas(&task);
   *last_.mutable_fd_table() = fd_table_.describe();
   return last_;
 }
@@ -72,17 +108,40 @@ proto::Process ProcessCapture::describe_running(RemoteTask& task) {
 void ProcessCapture::refresh() {
   mappings_.refresh_flags();
   fd_table_.refresh();
-  blocked_calls_.observe(host_pid_);
 }
 
-void ProcessCapture::note_stopped() { blocked_calls_.confirm(host_pid_); }
+void ProcessCapture::observe_calls() { blocked_calls_.observe(host_pid_); }
+
+void ProcessCapture::watch_stops(RemoteTask& task) {
+  task.watch_stops(
+      [this] {
+        if (!blocked_calls_.has_observed()) blocked_calls_.observe(host_pid_);
+      },
+      [this, &task] { blocked_calls_.note_stop(task); });
+}
+
+void ProcessCapture::look_at_threads(RemoteTask& task) {
+  CaptureContext context{task, host_pid_};
+  known_threads_.clear();
+  for (proto::Thread& thread : capture_threads(context, blocked_calls_)) {
+    const pid_t host_tid = thread.host_tid();
+    known_threads_.emplace(host_tid, std::move(thread));
+  }
+}
 
 proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings mappings) {
+  CaptureContext context{task, host_pid_};
   proto::Process process;
-  describe_state(task, process);
   process.mutable_mappings()->Swap(&mappings);
-  *process.mutable_fd_table() = fd_table_.describe_final(&task);
+  describe_state(task, process);
+  describe_threads(context, known_threads_, process);
+  *process.mutable_fd_table() = fd_table_.describe_final();
   return process;
+}
+
+void ProcessCapture::confirm(RemoteTask& task) {
+  CaptureContext context{task, host_pid_};
+  confirm_threads(context, known_threads_);
 }
 
 proto::Process describe_process(CaptureContext& context) {

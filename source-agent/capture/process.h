@@ -2,17 +2,23 @@
 // then, in the blackout, what changed since.
 #pragma once
 
+#include <memory>
+
 #include "common/model/describe.h"
 #include "common/model/findings.h"
 #include "source-agent/capture/blocked_calls.h"
 #include "source-agent/capture/fd_table.h"
 #include "source-agent/capture/mappings.h"
+#include "source-agent/capture/threads.h"
 
 namespace godwit {
 
 class ProcessCapture {
  public:
   explicit ProcessCapture(pid_t host_pid);
+  ProcessCapture(const ProcessCapture&) = delete;
+  ProcessCapture& operator=(const ProcessCapture&) = delete;
+  ~ProcessCapture();
 
   // What /proc tells without stopping the process: for preflight.
   proto::Process describe_outside();
@@ -23,24 +29,44 @@ class ProcessCapture {
   // Shortly before the switch: duplicates, flags and watches, so that describe_final() reads
   // little.
   void refresh();
+  // The blackout, when the descriptors' duplicates have been taken: asks the process itself, while
+  // there is still a processor free for it. describe_final() does it otherwise.
+  void ask(RemoteTask& task);
   // The blackout: everything, with TCP streams (whose sockets must be in repair mode).
   // `mappings` are those of describe_mappings() since the stop.
   proto::Process describe_final(RemoteTask& task, proto::Mappings mappings);
-  // Right after the stop, before anything runs in the task.
-  void note_stopped();
-  // The areas only: the process is stopped or runs.
-  proto::Mappings describe_mappings(RemoteTask& task) { return mappings_.describe(&task); }
+  // The process is stopped for a moment, shortly before the switch: looks at what can only be asked
+  // inside of each thread, so that describe_final() need not.
+  void look_at_threads(RemoteTask& task);
+  // After describe_final(), while the destination works: throws Error when a thread is not as it
+  // took it to be. The process is stopped, and not frozen yet. What concerns descriptors can wait
+  // until after the commit: FdTableCapture::find_corrections().
+  void confirm(RemoteTask& task);
+  // Before the first stop. Follows what only shows then, to the last one; both objects stay where
+  // they are.
+  void watch_stops(RemoteTask& task);
+  // What the next stop would do otherwise: shortly before the last one, so that it takes no longer.
+  void observe_calls();
+  // The areas only: the process is stopped or runs. The program break may be out of date;
+  // describe_final() asks for it.
+  proto::Mappings describe_mappings(RemoteTask& task) { return mappings_.describe_areas(&task); }
 
+  MappingsCapture& mappings() { return mappings_; }
   FdTableCapture& fd_table() { return fd_table_; }
 
  private:
+  struct Questions;
   void describe_state(RemoteTask& task, proto::Process& process);
+  void describe_threads(CaptureContext& context, const KnownThreads& known,
+                        proto::Process& process);
 
   pid_t host_pid_;
   MappingsCapture mappings_;
   FdTableCapture fd_table_;
   BlockedCallWatch blocked_calls_;
   proto::Process last_;
+  KnownThreads known_threads_;
+  std::unique_ptr<Questions> asked_;
 };
 
 // Everything that can't be moved, of every kind, at once. Reads procfs only.

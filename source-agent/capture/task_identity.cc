@@ -64,6 +64,13 @@ proto::TaskIdentity capture_task_identity(CaptureContext& context) {
   return describe_task_identity(context.host_pid);
 }
 
+bool refuse_kernel_thread(pid_t host_pid, const ProcStat& stat, Findings& findings) {
+  if (!stat.kernel_thread()) return false;
+  refuse(findings, "pid-is-kernel-thread", fmt::format("pid {}", host_pid),
+         "it is a thread of the kernel", "only ordinary processes can move");
+  return true;
+}
+
 void preflight_task_identity(pid_t host_pid, Findings& findings) {
   const std::string object = fmt::format("pid {}", host_pid);
   const auto status = try_read_proc_status(fmt::format("/proc/{}", host_pid));
@@ -82,12 +89,7 @@ void preflight_task_identity(pid_t host_pid, Findings& findings) {
            "move the service itself, not the init that watches it");
     return;
   }
-  const ProcStat stat = read_proc_stat(host_pid);
-  if (stat.kernel_thread()) {
-    refuse(findings, "pid-is-kernel-thread", object, "it is a thread of the kernel",
-           "only ordinary processes can move");
-    return;
-  }
+  if (refuse_kernel_thread(host_pid, read_proc_stat(host_pid), findings)) return;
   if (status->state == 'Z' || status->state == 'X') {
     const bool threads_live = list_threads(host_pid).size() > 1;
     if (threads_live) {

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 
 #include "common/base/scope_exit.h"
@@ -99,6 +100,21 @@ void preflight_addresses(int agent_fd, const std::string& object, const ProcessS
          "let the other end connect to an address that other hosts reach, or close the connection");
 }
 
+void add_option(SocketOptionValue option, proto::TcpSocket& socket) {
+  proto::SocketOption& added = *socket.add_options();
+  added.set_level(option.level);
+  added.set_name(option.name);
+  added.set_value(std::move(option.value));
+}
+
+// One order, whatever was read when: two descriptions are compared as they are.
+void sort_options(proto::TcpSocket& socket) {
+  std::sort(socket.mutable_options()->begin(), socket.mutable_options()->end(),
+            [](const proto::SocketOption& a, const proto::SocketOption& b) {
+              return std::pair(a.level(), a.name()) < std::pair(b.level(), b.name());
+            });
+}
+
 void put_options(int agent_fd, proto::TcpSocket& socket) {
   const bool stream = has_tcp_stream(static_cast<TcpState>(socket.state()));
   for (SocketOptionValue& option :
@@ -107,11 +123,9 @@ void put_options(int agent_fd, proto::TcpSocket& socket) {
     const bool negotiated =
         option.level == IPPROTO_TCP && (option.name == TCP_MAXSEG || option.name == TCP_CONGESTION);
     if (stream && negotiated) continue;
-    proto::SocketOption& added = *socket.add_options();
-    added.set_level(option.level);
-    added.set_name(option.name);
-    added.set_value(std::move(option.value));
+    add_option(std::move(option), socket);
   }
+  sort_options(socket);
 }
 
 short poll_state(int fd) {
@@ -151,6 +165,12 @@ void put_window(int fd, proto::TcpStream& stream) {
   stream.set_window_max(window.max);
   stream.set_window_receive(window.receive);
   stream.set_window_receive_update(window.receive_update);
+}
+
+bool reuses_address(const proto::TcpSocket& socket) {
+  return std::any_of(socket.options().begin(), socket.options().end(), [](const auto& option) {
+    return option.level() == SOL_SOCKET && option.name() == SO_REUSEADDR;
+  });
 }
 
 // In repair mode.
@@ -236,13 +256,69 @@ proto::TcpSocket capture_tcp_socket(int agent_fd) {
   return socket;
 }
 
-void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket) {
-  const int reuse = int_socket_option(agent_fd, SOL_SOCKET, SO_REUSEADDR);
+proto::TcpSocket capture_tcp_socket_again(int agent_fd, const proto::TcpSocket& before) {
+  if (static_cast<int>(tcp_facts(agent_fd).state) != before.state()) {
+    return capture_tcp_socket(agent_fd);
+  }
+  proto::TcpSocket socket;
+  socket.set_family(before.family());
+  socket.set_state(before.state());
+  if (const auto local = SocketAddress::local_of(agent_fd)) {
+    socket.set_local_address(local->bytes());
+  }
+  if (const auto remote = SocketAddress::remote_of(agent_fd)) {
+    socket.set_remote_address(remote->bytes());
+  }
+  socket.set_inode(before.inode());
+  socket.set_owner_uid(before.owner_uid());
+  socket.set_owner_gid(before.owner_gid());
+  socket.set_backlog(before.backlog());
+  for (const proto::SocketOption& option : before.options()) {
+    if (!is_lively_option(option.level(), option.name())) *socket.add_options() = option;
+  }
+  for (SocketOptionValue& option :
+       lively_socket_options(agent_fd, socket.family(), SOCK_STREAM, IPPROTO_TCP)) {
+    add_option(std::move(option), socket);
+  }
+  sort_options(socket);
+  if (static_cast<TcpState>(socket.state()) == TcpState::kClose) capture_dead(agent_fd, socket);
+  return socket;
+}
+
+void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
+                          proto::SocketCorrection& out) {
+  const proto::TcpSocket now = capture_tcp_socket(agent_fd);
+  if (now.backlog() != before.backlog()) out.set_backlog(now.backlog());
+  const auto find = [](const proto::TcpSocket& socket, const proto::SocketOption& option) {
+    return std::find_if(socket.options().begin(), socket.options().end(), [&](const auto& each) {
+      return each.level() == option.level() && each.name() == option.name();
+    });
+  };
+  for (const proto::SocketOption& option : now.options()) {
+    if (is_lively_option(option.level(), option.name())) continue;
+    const auto old = find(before, option);
+    if (old == before.options().end() || old->value() != option.value()) {
+      *out.add_options() = option;
+    }
+  }
+  for (const proto::SocketOption& option : before.options()) {
+    if (is_lively_option(option.level(), option.name())) continue;
+    if (find(now, option) != now.options().end()) continue;
+    SocketOptionValue value = socket_option(agent_fd, option.level(), option.name());
+    proto::SocketOption& added = *out.add_options();
+    added.set_level(value.level);
+    added.set_name(value.name);
+    added.set_value(std::move(value.value));
+  }
+}
+
+void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket, const TcpFacts* before_hold) {
+  const bool reuse = reuses_address(socket);
   enter_tcp_repair(agent_fd);
   ScopeExit leave([&] {
     try {
       leave_tcp_repair(agent_fd, false);
-      if (reuse != 0) set_socket_option(agent_fd, {SOL_SOCKET, SO_REUSEADDR, int_option_value(1)});
+      if (reuse) set_socket_option(agent_fd, {SOL_SOCKET, SO_REUSEADDR, int_option_value(1)});
     } catch (const Error&) {
       // The state was read; a socket that can't leave repair is gone.
     }
@@ -269,14 +345,18 @@ void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket) {
   stream.set_congestion_control(congestion_control(agent_fd));
   stream.set_receive_shutdown(!peer_fin_received(facts.state) &&
                               (poll_state(agent_fd) & POLLRDHUP) != 0);
+  // An acknowledgement that was sent while the hold closed was dropped, and nothing tells.
+  stream.set_quiet(before_hold != nullptr && facts.segments_in == before_hold->segments_in &&
+                   facts.segments_out == before_hold->segments_out &&
+                   stream.window_receive_update() == stream.receive().sequence());
 }
 
 bool tcp_stream_changed(int agent_fd, const proto::TcpSocket& socket) {
   return tcp_facts(agent_fd).segments_in != socket.stream().segments_in();
 }
 
-void freeze_tcp_stream(int agent_fd) {
-  block_socket_input(agent_fd);
+void freeze_tcp_stream(int agent_fd, const SocketBlock& block) {
+  block.block(agent_fd);
   if (tcp_facts(agent_fd).state != TcpState::kListen) enter_tcp_repair(agent_fd);
 }
 

@@ -8,8 +8,10 @@
 #include <sys/syscall.h>
 
 #include <csignal>
+#include <thread>
 
 #include "common/base/unique_fd.h"
+#include "common/kernel/proc_stat.h"
 #include "common/kernel/proc_status.h"
 #include "common/kernel/processors.h"
 #include "source-agent/capture/signals.h"
@@ -27,11 +29,21 @@ struct KernelStack {
   std::uint64_t bytes;
 };
 
-// The slice that a task has which never asked for one: this kernel's, as our own.
+// The slice that a task has which never asked for one.
 std::uint64_t ordinary_slice_ns() {
-  SchedulingAttributes own;
-  if (::syscall(SYS_sched_getattr, 0, &own, sizeof(own), 0) != 0) return 0;
-  return own.policy == SCHED_OTHER ? own.runtime_ns : 0;
+  // A new thread of ours has it, whatever this one asked for.
+  static const std::uint64_t slice_ns = [] {
+    std::uint64_t found_ns = 0;
+    std::thread([&] {
+      SchedulingAttributes attributes;
+      attributes.policy = SCHED_OTHER;
+      if (::syscall(SYS_sched_setattr, 0, &attributes, 0) != 0) return;
+      if (::syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0) != 0) return;
+      found_ns = attributes.runtime_ns;
+    }).join();
+    return found_ns;
+  }();
+  return slice_ns;
 }
 
 }  // namespace
@@ -86,8 +98,15 @@ void ThreadQuery::read(const BatchOutcome& outcome, std::uint64_t shared_pending
   thread.set_robust_list_bytes(outcome.value<std::uint64_t>(robust_bytes_));
   read_scheduling(outcome, *thread.mutable_scheduling());
   // All signals are blocked while a batch runs, so this is the thread's set and the process's.
-  const auto pending = outcome.value<std::uint64_t>(pending_) & ~shared_pending;
-  for (auto& signal : describe_pending(tracee.pending_signals(false), pending)) {
+  auto pending = outcome.value<std::uint64_t>(pending_) & ~shared_pending;
+  const std::vector<siginfo_t> queued = tracee.pending_signals(false);
+  for (const siginfo_t& info : queued) pending &= ~(std::uint64_t{1} << (info.si_signo - 1));
+  // Not on the thread's queue: either the kernel had no room, or it came to the process meanwhile.
+  if (pending != 0) {
+    const auto status = try_read_proc_status(fmt::format("/proc/{}", tracee.tid()));
+    pending = status ? status->pending_private : 0;
+  }
+  for (auto& signal : describe_pending(queued, pending)) {
     *thread.add_pending() = std::move(signal);
   }
 }
@@ -127,32 +146,64 @@ std::string ThreadQuery::identity(const BatchOutcome& outcome) const {
   return text;
 }
 
-proto::Thread capture_thread(CaptureContext& context, Tracee& tracee, const ThreadQuery& query,
-                             const BatchOutcome& outcome, std::uint64_t shared_pending,
-                             const BlockedCallWatch& watch) {
-  proto::Thread thread;
-  query.read(outcome, shared_pending, tracee, thread);
+namespace {
+
+// Most of the vector state belongs to registers that the thread never used.
+std::size_t bytes_before_zeros(const std::vector<std::byte>& bytes) {
+  std::size_t size = bytes.size();
+  while (size > 0 && bytes[size - 1] == std::byte{0}) --size;
+  return size;
+}
+
+// What ptrace tells.
+void read_by_ptrace(CaptureContext& context, Tracee& tracee, const BlockedCallWatch& watch,
+                    proto::Thread& thread) {
   thread.set_host_tid(tracee.tid());
   std::optional<arch::InterruptedCall> interrupted;
   arch::Registers registers = tracee.portable_registers(&interrupted);
+  thread.clear_blocked_call();
   if (interrupted) {
     *thread.mutable_blocked_call() =
         describe_blocked_call(context.task, tracee, *interrupted, registers, watch);
   }
   thread.set_general_registers(&registers.raw, sizeof(registers.raw));
   const auto vector_state = tracee.vector_state();
-  thread.set_vector_registers(vector_state.data(), vector_state.size());
+  thread.set_vector_bytes(static_cast<std::uint32_t>(vector_state.size()));
+  thread.set_vector_registers(vector_state.data(), bytes_before_zeros(vector_state));
   thread.set_signal_mask(tracee.signal_mask());
+  thread.clear_rseq();
   if (const auto rseq = tracee.rseq(); rseq && rseq->address != 0) {
     thread.mutable_rseq()->set_address(rseq->address);
     thread.mutable_rseq()->set_bytes(rseq->bytes);
     thread.mutable_rseq()->set_signature(rseq->signature);
     thread.mutable_rseq()->set_flags(rseq->flags);
   }
-  return thread;
 }
 
+// What only a batch tells, by name; empty: the same.
+std::string difference_of_threads(const proto::Thread& known, const proto::Thread& now) {
+  const auto differ = [](const auto& a, const auto& b) {
+    return a.SerializeAsString() != b.SerializeAsString();
+  };
+  if (differ(known.alternate_stack(), now.alternate_stack())) return "alternate stack";
+  if (differ(known.scheduling(), now.scheduling())) return "scheduling";
+  if (known.comm() != now.comm()) return "name";
+  if (known.robust_list() != now.robust_list()) return "robust list";
+  if (known.clear_child_tid() != now.clear_child_tid()) return "address for set_tid_address";
+  if (known.parent_death_signal() != now.parent_death_signal()) return "parent-death signal";
+  if (known.timer_slack_ns() != now.timer_slack_ns()) return "timer slack";
+  return {};
+}
+
+}  // namespace
+
 std::vector<proto::Thread> capture_threads(CaptureContext& context, const BlockedCallWatch& watch) {
+  return capture_threads_again(context, watch, {});
+}
+
+std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
+                                                 const BlockedCallWatch& watch,
+                                                 const KnownThreads& known) {
   const std::uint64_t shared = read_proc_status(context.host_pid).pending_shared;
   SyscallBatch batch;
   const ThreadQuery query(batch);
@@ -160,8 +211,20 @@ std::vector<proto::Thread> capture_threads(CaptureContext& context, const Blocke
   std::string expected;
   for (Tracee& tracee : context.task.threads()) {
     if (tracee.gone()) continue;
+    const auto before = known.find(tracee.tid());
+    if (before != known.end()) {
+      proto::Thread& thread = threads.emplace_back(before->second);
+      thread.clear_pending();
+      for (auto& signal : describe_pending(tracee.pending_signals(false), 0)) {
+        *thread.add_pending() = std::move(signal);
+      }
+      read_by_ptrace(context, tracee, watch, thread);
+      continue;
+    }
     const BatchOutcome outcome = context.task.run_on(tracee, batch);
-    threads.push_back(capture_thread(context, tracee, query, outcome, shared, watch));
+    proto::Thread& thread = threads.emplace_back();
+    query.read(outcome, shared, tracee, thread);
+    read_by_ptrace(context, tracee, watch, thread);
     const std::string identity = query.identity(outcome);
     if (expected.empty()) expected = identity;
     if (identity != expected) {
@@ -172,6 +235,27 @@ std::vector<proto::Thread> capture_threads(CaptureContext& context, const Blocke
     }
   }
   return threads;
+}
+
+void confirm_threads(CaptureContext& context, const KnownThreads& known) {
+  SyscallBatch batch;
+  const ThreadQuery query(batch);
+  std::string expected;
+  for (Tracee& tracee : context.task.threads()) {
+    const auto before = known.find(tracee.tid());
+    if (tracee.gone() || before == known.end()) continue;
+    const BatchOutcome outcome = context.task.run_on(tracee, batch);
+    proto::Thread now;
+    query.read(outcome, 0, tracee, now);
+    std::string difference = difference_of_threads(before->second, now);
+    const std::string identity = query.identity(outcome);
+    if (expected.empty()) expected = identity;
+    if (identity != expected) difference = "set of credentials";
+    if (difference.empty()) continue;
+    throw Error(fmt::format("thread {} got another {} in the last instant before the switch",
+                            tracee.tid(), difference))
+        .with_hint("nothing is lost: begin the migration again");
+  }
 }
 
 std::vector<proto::Thread> capture_threads(CaptureContext& context) {
@@ -187,7 +271,7 @@ void preflight_threads(pid_t host_pid, Findings& findings) {
       refuse(findings, "thread-traced", object, fmt::format("process {} traces it", status->tracer),
              "end the tracer");
     }
-    if (::syscall(SYS_kcmp, host_pid, tid, KCMP_FILES, 0, 0) > 0) {
+    if (::syscall(SYS_kcmp, host_pid, tid, KCMP_FILES, 0, 0) > 0 && !is_ending(tid)) {
       refuse(findings, "descriptors-unshared", object,
              "it has a descriptor table of its own (unshare(CLONE_FILES))",
              "let the threads share their descriptors");

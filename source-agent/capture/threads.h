@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <vector>
 
 #include "common/model/describe.h"
@@ -40,15 +41,21 @@ class ThreadQuery {
   RowResult tid_, timer_slack_, io_priority_, cpus_row_, no_new_privileges_, seccomp_;
 };
 
-// One thread of a stopped process.
-proto::Thread capture_thread(CaptureContext& context, Tracee& tracee, const ThreadQuery& query,
-                             const BatchOutcome& outcome, std::uint64_t shared_pending,
-                             const BlockedCallWatch& watch);
+// Threads as they were a moment ago, by host tid.
+using KnownThreads = std::map<pid_t, proto::Thread>;
 
 // All of them, the leader first. Throws Refused when threads differ in what a process has once
 // (thread-credentials, seccomp-filter).
 std::vector<proto::Thread> capture_threads(CaptureContext& context, const BlockedCallWatch& watch);
 std::vector<proto::Thread> capture_threads(CaptureContext& context);
+// The same, with ptrace alone for those that are known: what a batch would tell is taken for
+// unchanged until confirm_threads() has looked. A tenth of the time.
+std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
+                                                 const BlockedCallWatch& watch,
+                                                 const KnownThreads& known);
+// Throws Error naming the thread when something was not as capture_threads_again() took it. Signals
+// that came since are no difference. The process is stopped, and not frozen yet.
+void confirm_threads(CaptureContext& context, const KnownThreads& known);
 
 // Refuses: thread-traced, descriptors-unshared.
 void preflight_threads(pid_t host_pid, Findings& findings);

@@ -6,6 +6,8 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cstring>
+#include <set>
 
 #include "common/base/unique_fd.h"
 #include "common/kernel/proc_status.h"
@@ -56,6 +58,37 @@ std::vector<proto::PosixTimer> list_timers(pid_t host_pid) {
   const std::string path = fmt::format("/proc/{}/timers", host_pid);
   return in_context([&] { return parse_proc_timers(read_file(path)); }, "{}", path);
 }
+
+// The signals that timers have sent and nobody has taken.
+class TimerSignals {
+ public:
+  explicit TimerSignals(const proto::Process& process) {
+    add(process.signals().pending());
+    for (const proto::Thread& thread : process.threads()) add(thread.pending());
+  }
+  // It had time left when it was asked. (One with a period always has.)
+  bool ended_since(const proto::PosixTimer& timer) const {
+    return timer.remaining_ns() != 0 && timer.interval_ns() == 0 &&
+           posix_timers_.contains(timer.id());
+  }
+  bool ended_since(const proto::IntervalTimer& timer) const {
+    return timer.remaining_ns() != 0 && timer.which() == ITIMER_REAL && alarm_;
+  }
+
+ private:
+  template <typename List>
+  void add(const List& pending) {
+    for (const proto::PendingSignal& one : pending) {
+      siginfo_t info{};
+      std::memcpy(&info, one.siginfo().data(), std::min(one.siginfo().size(), sizeof(info)));
+      if (info.si_code == SI_TIMER) posix_timers_.insert(info.si_timerid);
+      alarm_ = alarm_ || info.si_signo == SIGALRM;
+    }
+  }
+
+  std::set<int> posix_timers_;
+  bool alarm_ = false;
+};
 
 }  // namespace
 
@@ -121,6 +154,32 @@ proto::Timers capture_timers(CaptureContext& context) {
   proto::Timers timers;
   query.read(context.task.run(batch), timers);
   return timers;
+}
+
+void ask_ended_timers_again(CaptureContext& context, proto::Process& process) {
+  const TimerSignals sent(process);
+  proto::Timers& timers = *process.mutable_timers();
+  const auto ended = [&](const auto& timer) { return sent.ended_since(timer); };
+  if (std::ranges::none_of(timers.posix_timers(), ended) &&
+      std::ranges::none_of(timers.interval_timers(), ended)) {
+    return;
+  }
+  const proto::Timers now = capture_timers(context);
+  for (proto::PosixTimer& timer : *timers.mutable_posix_timers()) {
+    if (!ended(timer)) continue;
+    const auto again = std::ranges::find(now.posix_timers(), timer.id(), &proto::PosixTimer::id);
+    if (again != now.posix_timers().end()) timer = *again;
+  }
+  for (proto::IntervalTimer& timer : *timers.mutable_interval_timers()) {
+    if (!ended(timer)) continue;
+    const auto again =
+        std::ranges::find(now.interval_timers(), timer.which(), &proto::IntervalTimer::which);
+    if (again != now.interval_timers().end()) {
+      timer = *again;
+    } else {
+      timer.set_remaining_ns(0);  // what is not listed is disarmed
+    }
+  }
 }
 
 void preflight_timers(pid_t host_pid, Findings& findings) {

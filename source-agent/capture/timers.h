@@ -8,6 +8,7 @@
 
 #include "common/model/describe.h"
 #include "common/model/findings.h"
+#include "proto/snapshot.pb.h"
 #include "proto/timers.pb.h"
 
 namespace godwit {
@@ -34,6 +35,10 @@ class TimersQuery {
 };
 
 proto::Timers capture_timers(CaptureContext& context);
+
+// Timers run on while a stopped process is described. One that ended after it was asked has its
+// signal among the pending ones, which are read later: it is asked again, or it would end twice.
+void ask_ended_timers_again(CaptureContext& context, proto::Process& process);
 
 // Refuses: thread-clock-timer (whose time it measures cannot be told), device-clock-timer.
 void preflight_timers(pid_t host_pid, Findings& findings);

@@ -263,7 +263,7 @@ void capture_udp_queue(int agent_fd, proto::UdpSocket& socket) {
   before.mutable_queue()->Swap(socket.mutable_queue());
 }
 
-void freeze_udp_socket(int agent_fd) { block_socket_input(agent_fd); }
+void freeze_udp_socket(int agent_fd, const SocketBlock& block) { block.block(agent_fd); }
 
 void thaw_udp_socket(int agent_fd, const proto::UdpSocket& socket) {
   std::optional<std::string> own_filter;

@@ -2,6 +2,7 @@
 // Error, or Refused for what can't be moved.
 #pragma once
 
+#include "common/kernel/socket_block.h"
 #include "common/model/findings.h"
 #include "proto/udp_sockets.pb.h"
 
@@ -22,7 +23,7 @@ proto::UdpSocket capture_udp_socket(int agent_fd);
 void capture_udp_queue(int agent_fd, proto::UdpSocket& socket);
 
 // From here the socket takes nothing in; and back.
-void freeze_udp_socket(int agent_fd);
+void freeze_udp_socket(int agent_fd, const SocketBlock& block);
 void thaw_udp_socket(int agent_fd, const proto::UdpSocket& socket);
 
 }  // namespace godwit
