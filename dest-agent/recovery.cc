@@ -19,6 +19,7 @@
 #include "common/kernel/socket_options.h"
 #include "common/kernel/tcp_repair.h"
 #include "common/model/journal.h"
+#include "common/network/packet_hold.h"
 #include "dest-agent/network.h"
 
 namespace godwit {
@@ -64,6 +65,8 @@ RecoveryFacts find_facts(const JournalRecord& record) {
     facts.group_frozen = group.freeze_asked();
     group.keep();
   }
+  // A thawed one may run already, and its packets be held for nobody.
+  if (facts.group_exists && !facts.group_frozen) remove_leftover_rules(record.migration_id);
   // A frozen one was never thawed and does not end by itself: a source in doubt, and its clients,
   // do not wait for that.
   const bool dying = record.process.pid != 0 && record.state != State::kCommitted;

@@ -49,7 +49,7 @@ void end_source_copy(Migration& migration) {
 
 // The round that travelled in the blackout.
 void report_last_round(Migration& migration) {
-  while (migration.sent.round() < migration.round) {
+  while (migration.sent.round() < migration.round || migration.scanned.round() < migration.round) {
     take_event(migration, monotonic_ns() + kFinishTimeoutNs);
   }
   RoundReport last;
@@ -58,6 +58,7 @@ void report_last_round(Migration& migration) {
   last.zero_pages = migration.sent.zero_pages();
   last.bytes = migration.sent.bytes();
   last.ns = migration.sent.ns();
+  last.scan_ns = migration.scanned.scan_ns();
   add_round(migration.report, last);
 }
 
