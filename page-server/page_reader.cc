@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -10,10 +11,10 @@ namespace godwit {
 namespace {
 
 bool is_zero_page(const std::byte* page) {
-  // Most pages differ from zero in their first bytes; memcmp against itself, shifted, does the
-  // rest.
-  if (page[0] != std::byte{0} || std::memcmp(page, page + 1, 63) != 0) return false;
-  return std::memcmp(page, page + 64, kPageSize - 64) == 0;
+  // Most pages differ from zero in their first bytes; the rest is compared with itself, shifted.
+  static constexpr std::array<std::byte, 64> kZeros{};
+  if (std::memcmp(page, kZeros.data(), kZeros.size()) != 0) return false;
+  return std::memcmp(page, page + kZeros.size(), kPageSize - kZeros.size()) == 0;
 }
 
 [[noreturn]] void throw_gone() {
