@@ -24,7 +24,6 @@ namespace godwit {
 namespace {
 
 constexpr std::size_t kTokenBytes = 32;
-constexpr std::size_t kSteadyHeapBytes = 4 << 20;
 constexpr std::int64_t kRoundTimeoutNs = 30'000'000'000;
 
 std::string random_token() {
@@ -238,7 +237,7 @@ void Incoming::brace(const proto::Brace& brace) {
   }
   if (!record_.addresses.empty()) write_journal(State::kBuilding);
   network_.brace(brace);
-  keep_heap_steady(kSteadyHeapBytes);  // what was touched before is used up, or shared by a fork
+  keep_heap_steady();  // what was touched before is used up, or shared by a fork
   take_short_turns();
   control_.send_body(proto::Braced{});
 }

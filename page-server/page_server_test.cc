@@ -380,48 +380,5 @@ TEST_F(PageServerTest, SoftDirtyTakesItsDescriptors) {
   expect_equal({memory});
 }
 
-TEST_F(PageServerTest, DISABLED_Throughput) {
-  const PageRange memory = pages(0, 512 * kMiB / kPageSize);
-  for (TestChild* child : {&have_, &want_}) child->map(memory);
-  want_.fill(memory, 1);  // the hypervisor's memory, not the page servers', would be measured
-  want_.zap(memory);
-  have_.fill(memory, 19);
-  start();
-  set_areas(1, {{memory}});
-  const std::int64_t start_ns = monotonic_ns();
-  send_round(1, 1, false);
-  const double seconds = static_cast<double>(monotonic_ns() - start_ns) / 1e9;
-  std::printf("512 MiB: %.0f ms, %.2f GB/s\n", seconds * 1e3, 0.536870912 / seconds);
-  for (const pid_t pid : {source_.pid(), destination_.pid()}) {
-    if (system(("cat /proc/" + std::to_string(pid) +
-                "/task/*/stat | awk '{print \"  thread\", $1, \"user\", $14 * 10, \"ms, system\", "
-                "$15 * 10, \"ms\"}'")
-                   .c_str()) != 0)
-      break;
-  }
-  for (int round = 0; round < 5; ++round) {
-    for (std::uint64_t page = 0; page < 20; ++page) {
-      have_.fill(pages(page * 6000 + static_cast<std::uint64_t>(round), 1), page);
-    }
-    const auto number = static_cast<std::uint32_t>(round + 2);
-    set_areas(number, {{memory, proto::PageArea::ANONYMOUS, false}});
-    const std::int64_t final_ns = monotonic_ns();
-    order_round(number, number, true);
-    destination_.link().receive(in_seconds(10));
-    const double received_ms = to_ms(monotonic_ns() - final_ns);
-    proto::Scanned scanned;
-    proto::RoundSent sent;
-    for (int i = 0; i < 2; ++i) {
-      const proto::PageReport report = source_.link().receive(in_seconds(10));
-      if (report.has_scanned()) scanned = report.scanned();
-      if (report.has_round_sent()) sent = report.round_sent();
-    }
-    std::printf("final: %.2f ms until in place, scan %.2f ms, sent %.2f ms, %lu pages\n",
-                received_ms, to_ms(scanned.scan_ns()), to_ms(sent.ns()), sent.pages());
-  }
-  std::printf("resident: source %lu KiB, destination %lu KiB\n", status_kib(source_.pid(), "VmHWM"),
-              status_kib(destination_.pid(), "VmHWM"));
-}
-
 }  // namespace
 }  // namespace godwit

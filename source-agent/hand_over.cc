@@ -18,7 +18,6 @@ namespace {
 constexpr std::int64_t kBraceTimeoutNs = 10'000'000'000;
 constexpr std::int64_t kPreparedTimeoutNs = 30'000'000'000;
 constexpr std::int64_t kConfirmTimeoutNs = 10'000'000'000;
-constexpr std::size_t kSteadyHeapBytes = 4 << 20;
 
 class PhaseClock {
  public:
@@ -69,7 +68,7 @@ void get_ready(Migration& migration) {
   note_addresses(migration, brace);
   migration.control->send_body(brace);
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
-  keep_heap_steady(kSteadyHeapBytes);
+  keep_heap_steady();
   take_short_turns();
   look_at_threads(migration);
   migration.capture->observe_calls();

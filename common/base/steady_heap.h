@@ -2,12 +2,10 @@
 // the heap's growth nor a system call to give some of it back.
 #pragma once
 
-#include <cstddef>
-
 namespace godwit {
 
-// For the life of the process: freed memory is kept, and `bytes` of it are made resident now.
-// Before other threads start.
-void keep_heap_steady(std::size_t bytes);
+// For the life of the process: freed memory is kept, and some MiB of it, more than a blackout uses,
+// are made resident now. From the only thread.
+void keep_heap_steady();
 
 }  // namespace godwit
