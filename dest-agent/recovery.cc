@@ -39,6 +39,21 @@ std::optional<JournalRecord> find_record(const JournalFolder& folder, const std:
   return std::nullopt;
 }
 
+struct ClaimedRecord {
+  JournalRecord record;
+  UniqueFd claim;
+};
+
+// The daemon settles what a session left behind while another session is asked about it.
+std::optional<ClaimedRecord> claim_record(const JournalFolder& folder, const std::string& id) {
+  const auto seen = find_record(folder, id);
+  if (!seen) return std::nullopt;
+  UniqueFd claim = folder.claim(*seen);
+  auto record = find_record(folder, id);  // as whoever had it before left it
+  if (!claim.valid() || !record) return std::nullopt;
+  return ClaimedRecord{std::move(*record), std::move(claim)};
+}
+
 void end_process(const ProcessMark& mark) {
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, mark.pid, 0)));
   if (!process.valid() || !is_alive(mark)) return;
@@ -127,7 +142,7 @@ bool recently_written(const JournalFolder& folder, const JournalRecord& record) 
   return !error && std::filesystem::file_time_type::clock::now() - written < kRemembered;
 }
 
-// Returns what it came to.
+// Returns what it came to. The caller has claimed the journal.
 RecoveryStep recover(const JournalFolder& folder, const JournalRecord& record) {
   const RecoveryFacts facts = find_facts(record);
   const RecoveryStep step = decide_recovery(record, facts);
@@ -149,7 +164,7 @@ RecoveryStep recover(const JournalFolder& folder, const JournalRecord& record) {
 void recover_destination(const std::string& state_dir, const std::string& migration_id) noexcept {
   try {
     const JournalFolder folder(state_dir);
-    if (const auto record = find_record(folder, migration_id)) recover(folder, *record);
+    if (const auto journal = claim_record(folder, migration_id)) recover(folder, journal->record);
   } catch (const std::exception& error) {
     log_error("recovering migration={}: {}", migration_id, error.what());
   }
@@ -172,15 +187,16 @@ proto::Outcome settle_outcome(const std::string& state_dir, const proto::Outcome
   const JournalFolder folder(state_dir);
   proto::Outcome outcome;
   outcome.set_kind(proto::Outcome::UNKNOWN);
-  const auto record = find_record(folder, asked.migration_id());
-  if (!record) return outcome;
+  const auto journal = claim_record(folder, asked.migration_id());
+  if (!journal) return outcome;
+  const JournalRecord& record = journal->record;
   // Fencing: a session that still waits for a Commit on a lost connection must never get it.
-  if (record->state != State::kCommitted) end_process(record->agent);
-  const RecoveryStep step = recover(folder, *record);
-  if (step == RecoveryStep::kKeepRunning || record->state == State::kCommitted) {
+  if (record.state != State::kCommitted) end_process(record.agent);
+  const RecoveryStep step = recover(folder, record);
+  if (step == RecoveryStep::kKeepRunning || record.state == State::kCommitted) {
     outcome.set_kind(proto::Outcome::COMMITTED);
-    outcome.set_host_pid(record->process.pid);
-    if (asked.settled()) folder.remove(*record);
+    outcome.set_host_pid(record.process.pid);
+    if (asked.settled()) folder.remove(record);
   } else if (step == RecoveryStep::kLeaveAlone) {
     outcome.set_kind(proto::Outcome::RUNNING);  // it does not end: it may still commit
   }

@@ -37,7 +37,13 @@ void say_abort(Channel& control, const Error& error) noexcept {
 
 void serve_outcome(const DestOptions& options, Channel& control,
                    const proto::OutcomeRequest& asked) {
-  control.send_body(settle_outcome(options.state_dir, asked), monotonic_ns() + kHandshakeTimeoutNs);
+  try {
+    const proto::Outcome outcome = settle_outcome(options.state_dir, asked);
+    control.send_body(outcome, monotonic_ns() + kHandshakeTimeoutNs);
+  } catch (const Error& error) {
+    say_abort(control, error);
+    throw;
+  }
 }
 
 // A page server that fails because the source's did is not the story: the source's own one is, and

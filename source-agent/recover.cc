@@ -146,6 +146,8 @@ void recover_before(const MigrateOptions& options) {
     if (is_alive(record.agent)) continue;
     const bool same_process = record.process.pid == options.pid && is_alive(record.process);
     // Another destination that may not even answer is not this migration's business.
+    const UniqueFd claim = folder.claim(record);
+    if (!claim.valid()) continue;
     const bool asks = decide_recovery(record, find_facts(record)) == RecoveryStep::kAsk;
     if (asks && !same_process) continue;
     if (recover_quietly(folder, record) || !same_process) continue;
@@ -164,6 +166,8 @@ bool run_recover(const MigrateOptions& options,
   bool settled = true;
   for (const JournalRecord& record : contents.records) {
     if (is_alive(record.agent)) continue;
+    const UniqueFd claim = folder.claim(record);
+    if (!claim.valid()) continue;
     if (recover_one(record, progress)) {
       folder.remove(record);
     } else {

@@ -1,6 +1,7 @@
 #include "common/model/journal.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,7 +12,6 @@
 
 #include "common/base/error.h"
 #include "common/base/scope_exit.h"
-#include "common/base/unique_fd.h"
 #include "common/kernel/proc_stat.h"
 
 namespace godwit {
@@ -121,6 +121,26 @@ void JournalFolder::write(const JournalRecord& record) const {
 void JournalFolder::remove(const JournalRecord& record) const {
   const std::string path = path_of(record);
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw_system("remove {}", path);
+}
+
+UniqueFd JournalFolder::claim(const JournalRecord& record) const {
+  const std::string path = path_of(record);
+  for (;;) {
+    UniqueFd journal(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!journal.valid()) {
+      if (errno == ENOENT) return journal;
+      throw_system("open {}", path);
+    }
+    while (::flock(journal.get(), LOCK_EX) != 0) {
+      if (errno != EINTR) throw_system("flock {}", path);
+    }
+    // Replaced or removed while we waited?
+    struct stat held {};
+    struct stat now {};
+    if (::fstat(journal.get(), &held) != 0) throw_system("stat {}", path);
+    const bool there = ::stat(path.c_str(), &now) == 0;
+    if (there && held.st_ino == now.st_ino) return journal;
+  }
 }
 
 JournalFolder::Contents JournalFolder::load_all(const std::string& role) const {

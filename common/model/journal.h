@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/unique_fd.h"
 #include "common/model/phase.h"
 
 namespace godwit {
@@ -58,6 +59,9 @@ class JournalFolder {
     std::vector<std::string> broken;
   };
   Contents load_all(const std::string& role) const;
+  // For whoever settles it: two at once would remove things under each other's hands. Waits for
+  // another one; until it is closed, others wait. Invalid when the journal is gone: it is settled.
+  UniqueFd claim(const JournalRecord& record) const;
   // Where it is, or would be.
   std::string path_of(const JournalRecord& record) const;
 

@@ -8,7 +8,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
+#include <thread>
 
 #include "common/base/error.h"
 #include "common/base/unique_fd.h"
@@ -68,6 +70,32 @@ TEST(Journal, RefusesWhatIsNone) {
   std::string wrong_type = journal_json(example());
   wrong_type.replace(wrong_type.find("100"), 3, "\"a\"");
   EXPECT_THROW(parse_journal(wrong_type), Error);
+}
+
+TEST_F(JournalFolderTest, IsSettledByOneAtATime) {
+  const JournalFolder folder(dir_);
+  const JournalRecord record = example();
+  EXPECT_FALSE(folder.claim(record).valid());  // there is none
+  folder.write(record);
+  UniqueFd first = folder.claim(record);
+  ASSERT_TRUE(first.valid());
+  std::atomic<bool> second_has_it = false;
+  std::thread second([&] { second_has_it = folder.claim(record).valid(); });
+  folder.write(record);  // the second finds another file than the one that it waited for
+  ::usleep(50'000);
+  first.reset();
+  second.join();
+  EXPECT_TRUE(second_has_it);
+
+  first = folder.claim(record);
+  std::atomic<bool> third_has_it = true;
+  std::thread third([&] { third_has_it = folder.claim(record).valid(); });
+  ::usleep(50'000);
+  folder.remove(record);
+  EXPECT_TRUE(third_has_it);  // it waits
+  first.reset();
+  third.join();
+  EXPECT_FALSE(third_has_it);
 }
 
 TEST_F(JournalFolderTest, KeepsTheLastStateOfEachMigrationAndRole) {

@@ -159,7 +159,7 @@ class Kills(RollbackCase):
         time.sleep(0.5)
         self.assertTrue(self.moved.is_running())
         recovered = self.a.recover()
-        self.assertEqual(recovered.returncode, 0, recovered.stderr)
+        self.assertEqual(recovered.returncode, 0, str(recovered))
         run = self.moved.move(self.b)
         self.assert_moved(run)
         self.assert_clean()
@@ -251,7 +251,7 @@ class Instants(RollbackCase):
         migration.wait(60)
         self.assertEqual(self.living_copies(), [])
         recovered = self.a.recover()
-        self.assertEqual(recovered.returncode, 0, recovered.stderr)
+        self.assertEqual(recovered.returncode, 0, str(recovered))
         self.assert_clean()
 
     def test_source_dies_after_commit(self):
@@ -262,7 +262,7 @@ class Instants(RollbackCase):
         here = self.moved.pid
         wait_until("the release", lambda: len(self.living_copies()) == 1)
         recovered = self.a.recover()
-        self.assertEqual(recovered.returncode, 0, recovered.stderr)
+        self.assertEqual(recovered.returncode, 0, str(recovered))
         self.moved.forget_original()
         self.assertFalse(programs.is_alive(here))
         [self.moved.pid] = self.living_copies()
@@ -280,7 +280,7 @@ class Instants(RollbackCase):
         send_signal(agent)
         migration.wait(60)
         recovered = self.a.recover()
-        self.assertEqual(recovered.returncode, 0, recovered.stderr)
+        self.assertEqual(recovered.returncode, 0, str(recovered))
         time.sleep(1)
         found = client.stop()
         self.assertEqual(found["exit_code"], 0, str(found))
