@@ -10,6 +10,28 @@ constexpr std::uint64_t kThere = pagemap::kPresent | pagemap::kSwapped;
 constexpr std::uint64_t kGapBytesMax = 1 << 20;
 // Looking at a written range again costs about as much as walking over this much once more.
 constexpr std::uint64_t kSecondLookBytes = 512 << 10;
+// Less than a page table maps, so that no table is made for what lies between two that exist.
+constexpr std::uint64_t kGatherBytes = 64 << 10;
+
+// What one page table maps.
+constexpr std::uint64_t kTableBytes = kPageSize * 512;
+
+// The parts of `region` whose page tables hold something else as well. Nothing of `whole` follows
+// or precedes the region that is like it.
+std::vector<PageRange> share_of_tables(const pagemap::Region& region, const PageRange& whole) {
+  std::vector<PageRange> parts;
+  const auto add_table_of = [&](Address address) {
+    const Address table = address / kTableBytes * kTableBytes;
+    const Address start = std::max(table, whole.start);
+    const Address end = std::min(table + kTableBytes, whole.end);
+    if (region.start <= start && region.end >= end) return;
+    const PageRange part{std::max(start, region.start), std::min(end, region.end)};
+    if (parts.empty() || parts.back() != part) parts.push_back(part);
+  };
+  add_table_of(region.start);
+  add_table_of(region.end - kPageSize);
+  return parts;
+}
 
 }  // namespace
 
@@ -61,7 +83,24 @@ void WriteProtectTracker::scan_running(const Span& span, const PageBitmap& sent,
     find_written(span, range, false, false, sent, findings);
     findings.untracked.push_back(range);
   }
+  find_scattered(span, sent, findings);
   find_lost(span, span.range, sent, findings);
+}
+
+void WriteProtectTracker::find_scattered(const Span& span, const PageBitmap& sent,
+                                         ScanFindings& findings) {
+  if (!absent_is_written_ || span.fresh || span.areas.front().kind != AreaKind::kAnonymous) return;
+  std::vector<PageRange> scattered;
+  look_for_written(span.range, [&](const pagemap::Region& region) {
+    for (const PageRange& part : share_of_tables(region, span.range)) {
+      if (!scattered.empty() && part.start - scattered.back().end <= kGatherBytes) {
+        scattered.back().end = part.end;
+      } else {
+        scattered.push_back(part);
+      }
+    }
+  });
+  for (const PageRange& range : scattered) find_written(span, range, true, true, sent, findings);
 }
 
 void WriteProtectTracker::scan_final(const Span& span, const PageBitmap& sent,
@@ -83,10 +122,8 @@ void WriteProtectTracker::scan_final(const Span& span, const PageBitmap& sent,
 
 std::vector<PageRange> WriteProtectTracker::find_suspects(const Span& span) {
   if (span.fresh) return {span.range};
-  pagemap::Query query;
-  query.all = query.reported = pagemap::kWritten;
   std::vector<PageRange> suspects;
-  pagemap::scan(pagemap_fd_, span.range, query, buffer_, [&](const pagemap::Region& region) {
+  look_for_written(span.range, [&](const pagemap::Region& region) {
     if (!suspects.empty() && region.start - suspects.back().end <= kSecondLookBytes) {
       suspects.back().end = region.end;
     } else {
@@ -94,6 +131,13 @@ std::vector<PageRange> WriteProtectTracker::find_suspects(const Span& span) {
     }
   });
   return suspects;
+}
+
+void WriteProtectTracker::look_for_written(const PageRange& range,
+                                           const pagemap::RegionSink& sink) {
+  pagemap::Query query;
+  query.all = query.reported = pagemap::kWritten;
+  pagemap::scan(pagemap_fd_, range, query, buffer_, sink);
 }
 
 std::vector<PageRange> WriteProtectTracker::find_untracked(const Span& span) {

@@ -2,9 +2,11 @@
 // protection without anybody being woken, and PAGEMAP_SCAN reports and protects again in one step
 // (Linux 6.7; UFFD_FEATURE_WP_ASYNC and WP_UNPOPULATED, see write_protect_arm.h).
 //
-// Only pages that are there get protected. Protecting an absent page would fill the page tables
-// with marks (2 MiB of them for each GiB of a reservation that was never touched) and is not
-// needed: an absent page that comes into being is not protected, and so counts as written.
+// Protecting an absent page puts a mark into its page table, and is not needed for exactness: an
+// absent page that comes into being is not protected, and so counts as written. A reservation that
+// was never touched gets none, for it would need page tables (2 MiB for each GiB). But absent pages
+// between others, of which a sparse heap has thousands, are marked in the running rounds: each of
+// them would have to be looked at in the final scan, while the task stands.
 #pragma once
 
 #include <array>
@@ -37,9 +39,12 @@ class WriteProtectTracker final : public DirtyTracker {
   std::vector<Span> group(std::span<const TrackedArea> areas, ScanMode mode) const;
   void scan_running(const Span& span, const PageBitmap& sent, ScanFindings& findings);
   void scan_final(const Span& span, const PageBitmap& sent, ScanFindings& findings);
+  // Protects the absent pages whose page tables exist, anonymous memory's only.
+  void find_scattered(const Span& span, const PageBitmap& sent, ScanFindings& findings);
   // Ranges to look at in a final scan: the kernel walks twice as fast when nothing but "written" is
   // asked for and told.
   std::vector<PageRange> find_suspects(const Span& span);
+  void look_for_written(const PageRange& range, const pagemap::RegionSink& sink);
   std::vector<PageRange> find_untracked(const Span& span);
   void find_written(const Span& span, const PageRange& range, bool protect, bool absent_too,
                     const PageBitmap& sent, ScanFindings& findings);

@@ -229,6 +229,44 @@ TEST_P(WriteProtectTrackerTest, AReservationCostsNothing) {
   EXPECT_LE(tables_kib(), before_kib + 16);
 }
 
+std::uint64_t regions_written(int pagemap_fd, const PageRange& range) {
+  pagemap::Query query;
+  query.all = query.reported = pagemap::kWritten;
+  std::vector<pagemap::Region> buffer(64);
+  std::uint64_t count = 0;
+  pagemap::scan(pagemap_fd, range, query, buffer, [&](const pagemap::Region&) { ++count; });
+  return count;
+}
+
+// Absent pages between others: nothing of them is left to look at when the task stands, and each
+// kind of change is found all the same, in a running round and in the last.
+TEST_P(WriteProtectTrackerTest, ScatteredAbsentPages) {
+  const PageRange memory = pages(0, 4096);
+  child_.map(memory);
+  for (std::uint64_t i = 0; i < 2048; i += 2) child_.fill(pages(i, 1), 1);
+  watch(child_, {memory});
+  scan({{memory, AreaKind::kAnonymous, true}});
+  EXPECT_TRUE(scan({{memory}}).data.empty());
+  EXPECT_LE(regions_written(child_.pagemap_fd(), memory), GetParam() ? 1 : 1025);
+  for (const ScanMode mode : {ScanMode::kRunning, ScanMode::kRunning, ScanMode::kFinal}) {
+    child_.fill(pages(101, 1), 2);   // was absent
+    child_.fill(pages(200, 1), 3);   // was there
+    child_.zap(pages(302, 1));       // was there, is absent
+    child_.zap(pages(501, 1));       // was absent
+    child_.fill(pages(3000, 1), 4);  // without neighbours
+    const ScanFindings findings = scan({{memory}}, mode);
+    EXPECT_EQ(runs_of(findings.data), (Runs{pages(101, 1), pages(200, 1), pages(3000, 1)}));
+    EXPECT_EQ(runs_of(findings.zero), Runs{pages(302, 1)});
+    if (mode == ScanMode::kFinal) break;  // which arms nothing
+    child_.zap(pages(101, 1));
+    child_.fill(pages(302, 1), 5);
+    child_.zap(pages(3000, 1));
+    const ScanFindings back = scan({{memory}}, ScanMode::kRunning);
+    EXPECT_EQ(runs_of(back.data), Runs{pages(302, 1)});
+    EXPECT_EQ(runs_of(back.zero), (Runs{pages(101, 1), pages(3000, 1)}));
+  }
+}
+
 TEST_P(WriteProtectTrackerTest, ManyAreasSideBySide) {
   const PageRange memory = pages(0, 4096);
   child_.map(memory);
