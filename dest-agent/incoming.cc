@@ -69,6 +69,16 @@ std::shared_ptr<proto::Process> take_process(proto::Snapshot& snapshot) {
   return process;
 }
 
+// Final names connections whose description came before it.
+void join_streams(std::map<std::uint32_t, proto::TcpSocket>& streams, proto::FdTable& fd_table) {
+  for (proto::OpenFile& file : *fd_table.mutable_files()) {
+    if (file.kind_case() != proto::OpenFile::kInStreams) continue;
+    const auto stream = streams.find(file.id());
+    if (stream == streams.end()) fail("fd {}: its description did not come", file.id());
+    file.mutable_tcp_socket()->Swap(&stream->second);
+  }
+}
+
 }  // namespace
 
 Incoming::Incoming(const DestOptions& options, const KeyFolder& keys, Channel& control,
@@ -242,10 +252,19 @@ void Incoming::brace(const proto::Brace& brace) {
   control_.send_body(proto::Braced{});
 }
 
+void Incoming::take_streams(proto::Streams& streams) {
+  if (!skeleton_ || prepared_) fail("Streams came at the wrong time");
+  for (proto::OpenFile& file : *streams.mutable_files()) {
+    skeleton_->finish_stream(file);
+    streams_[file.id()].Swap(file.mutable_tcp_socket());
+  }
+}
+
 void Incoming::cut_over(proto::Final& final) {
   phase_began_ns_ = monotonic_ns();
   if (!skeleton_ || prepared_) fail("Final came at the wrong time");
   const std::shared_ptr<proto::Process> process = take_process(*final.mutable_snapshot());
+  join_streams(streams_, *process->mutable_fd_table());
   skeleton_->cut_over_areas(process, final.same_areas());
   // Pages of a later layout wait in the page server until it knows of it.
   publish_areas(final.snapshot().generation());
@@ -306,6 +325,7 @@ void Incoming::commit() {
 void Incoming::make_lasting() {
   if (lasting_) return;
   lasting_ = true;
+  attempt("acknowledging", [&] { skeleton_->prompt_streams(network_.replay()); });
   attempt("delivering held packets", [&] { network_.deliver(); });
   attempt("outliving this agent", [&] { nursery_->outlive(); });
   attempt("keeping the addresses", [&] { network_.keep_addresses(); });

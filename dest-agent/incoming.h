@@ -1,10 +1,11 @@
 // One migration as the destination sees it: what each message of the source makes it do.
 //
-//   hello -> preflight -> describe* -> cut_over -> commit -> replay* -> finish
+//   hello -> preflight -> describe* -> take_streams* -> cut_over -> commit -> replay* -> finish
 //
 // Before commit() the destructor removes everything that was built; after it, nothing that runs.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,6 +39,7 @@ class Incoming {
   void on_page_report();
   void brace(const proto::Brace& brace);
   // The blackout's half here: everything up to Prepared.
+  void take_streams(proto::Streams& streams);
   void cut_over(proto::Final& final);
   void commit();
   void replay(const proto::HeldPackets& packets);
@@ -84,6 +86,7 @@ class Incoming {
   std::optional<FreezerGroup> group_;
   std::optional<Nursery> nursery_;
   std::optional<Skeleton> skeleton_;
+  std::map<std::uint32_t, proto::TcpSocket> streams_;  // by file, until Final comes
   std::uint32_t round_received_ = 0;
   std::int64_t phase_began_ns_ = 0;
   std::vector<proto::Phase> phases_;

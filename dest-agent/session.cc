@@ -114,6 +114,9 @@ bool handle(Incoming& incoming, Channel& control, int page_connections, proto::E
     case proto::Envelope::kBrace:
       incoming.brace(message.brace());
       return true;
+    case proto::Envelope::kStreams:
+      incoming.take_streams(*message.mutable_streams());
+      return true;
     case proto::Envelope::kFinal:
       incoming.cut_over(*message.mutable_final());
       return true;

@@ -47,8 +47,11 @@ class Skeleton {
   void clear();
   // The registers stand: lets go of the process, which must sit in a frozen group.
   void release();
+  // Connections ahead of cut_over().
+  void finish_stream(const proto::OpenFile& file) { fd_table_.finish_stream(file); }
   // The source can no longer run: streams may speak again.
   void release_streams(PacketReplay& replay) { fd_table_.release(replay); }
+  void prompt_streams(PacketReplay& replay) const { fd_table_.prompt(replay); }
 
   // The process runs: what its sockets got at the source in the last instant. Returns what could
   // not be done.

@@ -23,7 +23,7 @@ class PhaseClock {
  public:
   explicit PhaseClock(MigrationReport& report) : report_(report), last_ns_(monotonic_ns()) {
     report_.blackout_phases_ns.clear();
-    report_.blackout_phases_ns.reserve(16);
+    report_.blackout_phases_ns.reserve(32);
   }
   void mark(const char* name) {
     const std::int64_t now = monotonic_ns();
@@ -98,6 +98,15 @@ proto::Mappings describe_layout(Migration& migration) {
   return mappings;
 }
 
+// The destination makes them while the rest is described.
+void send_streams(Migration& migration) {
+  migration.capture->fd_table().describe_streams([&](proto::Streams& streams) {
+    proto::Envelope& message = migration.stream_messages.emplace_back();
+    message.mutable_streams()->Swap(&streams);
+    migration.control->send(message);
+  });
+}
+
 void describe_final(Migration& migration, PhaseClock& clock) {
   FdTableCapture& fd_table = migration.capture->fd_table();
   fd_table.take_copies();
@@ -108,6 +117,8 @@ void describe_final(Migration& migration, PhaseClock& clock) {
   order_last_pages(migration);
   migration.network->activate(fd_table.sockets());
   clock.mark("hold");
+  send_streams(migration);
+  clock.mark("streams");
   proto::Mappings mappings = describe_layout(migration);
   clock.mark("layout");
   proto::Final& final = *migration.final_message.mutable_final();
@@ -178,6 +189,7 @@ void hand_over(Migration& migration) {
   clock.mark("send");
   // The destination is at work now: the time to look again at what was taken for unchanged.
   migration.capture->confirm(*migration.task);
+  migration.capture->fd_table().confirm_streams();
   await_prepared(migration, clock);
   migration.machine.apply(Event::kDestinationPrepared);
   commit(migration, clock);

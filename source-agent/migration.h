@@ -62,7 +62,9 @@ struct Migration {
   bool peer_aborted = false;                         // the destination said so itself
   std::function<void(const std::string&)> progress;  // a line for the operator
 
-  proto::Envelope final_message;  // the last description, kept for the way back
+  // The last description, kept for the way back.
+  std::vector<proto::Envelope> stream_messages;
+  proto::Envelope final_message;
 
   // What the page server and the destination said about a round, as it comes.
   proto::Scanned scanned;

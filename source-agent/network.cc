@@ -33,8 +33,6 @@ constexpr int kDrainPollUs = 300;
 // Stragglers are waited for until none has come for this long.
 constexpr int kQuietMs = 300;
 constexpr std::int64_t kForwardMaxNs = 5'000'000'000;
-// A packet that was past the rules when they closed is in its socket microseconds later.
-constexpr int kCapturesMax = 20;
 
 EndpointSet endpoints_of(const proto::FdTable& fd_table) {
   EndpointSet endpoints;
@@ -141,13 +139,6 @@ AgentFds agent_fds(const std::vector<SocketCopy>& sockets) {
   AgentFds fds;
   for (const SocketCopy& socket : sockets) fds[socket.inode] = socket.agent_fd;
   return fds;
-}
-
-void capture_until_unchanged(int fd, proto::TcpSocket& socket) {
-  for (int attempt = 0; socket.has_stream() && tcp_stream_changed(fd, socket); ++attempt) {
-    if (attempt == kCapturesMax) fail("packets reach a TCP socket although they are held");
-    capture_tcp_stream(fd, socket);
-  }
 }
 
 proto::HeldPackets to_message(std::vector<std::string> packets) {
@@ -305,7 +296,7 @@ void SourceNetwork::recheck(const std::vector<SocketCopy>& sockets, proto::FdTab
   for (proto::OpenFile& file : *fd_table.mutable_files()) {
     if (!file.has_tcp_socket()) continue;
     const auto fd = fds.find(file.tcp_socket().inode());
-    if (fd != fds.end()) capture_until_unchanged(fd->second, *file.mutable_tcp_socket());
+    if (fd != fds.end()) settle_tcp_stream(fd->second, *file.mutable_tcp_socket());
   }
   for (proto::OpenFile& file : *fd_table.mutable_files()) {
     if (!file.has_udp_socket()) continue;
@@ -317,7 +308,9 @@ void SourceNetwork::recheck(const std::vector<SocketCopy>& sockets, proto::FdTab
 void SourceNetwork::freeze(const std::vector<SocketCopy>& sockets) {
   state_->frozen = true;
   for (const SocketCopy& socket : sockets) {
-    if (socket.kind == SocketKind::kTcp) freeze_tcp_stream(socket.agent_fd, *state_->block);
+    if (socket.kind == SocketKind::kTcp) {
+      freeze_tcp_stream(socket.agent_fd, *state_->block, socket.segments_in);
+    }
     if (socket.kind == SocketKind::kUdp) freeze_udp_socket(socket.agent_fd, *state_->block);
   }
 }

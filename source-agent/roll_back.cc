@@ -62,10 +62,14 @@ void roll_back(Migration& migration) noexcept {
   attempt("sockets", [&] {
     if (!migration.network || !migration.capture) return;
     FdTableCapture& fd_table = migration.capture->fd_table();
-    if (migration.final_message.final().snapshot().processes_size() > 0) {
-      migration.network->roll_back(
-          fd_table.sockets(), migration.final_message.final().snapshot().processes(0).fd_table());
+    proto::FdTable described;
+    for (const proto::Envelope& message : migration.stream_messages) {
+      described.mutable_files()->MergeFrom(message.streams().files());
     }
+    for (const proto::Process& process : migration.final_message.final().snapshot().processes()) {
+      described.MergeFrom(process.fd_table());
+    }
+    migration.network->roll_back(fd_table.sockets(), described);
     fd_table.give_back();
   });
   attempt("resuming the task", [&] {

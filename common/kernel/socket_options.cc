@@ -199,6 +199,17 @@ std::vector<SocketOptionValue> changed_socket_options(int fd, int family, int ty
   return changed;
 }
 
+const std::string& tcp_congestion_of_new_sockets(int family) {
+  static const std::string kUnknown;
+  const Values& normal = new_socket_values({family, SOCK_STREAM, IPPROTO_TCP});
+  for (std::size_t index = 0; index < std::size(kKnown); ++index) {
+    if (kKnown[index].level == IPPROTO_TCP && kKnown[index].name == TCP_CONGESTION) {
+      return normal[index] ? *normal[index] : kUnknown;
+    }
+  }
+  return kUnknown;
+}
+
 bool is_lively_option(int level, int name) {
   return std::find(std::begin(kLively), std::end(kLively), std::pair(level, name)) !=
          std::end(kLively);

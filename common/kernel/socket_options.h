@@ -32,6 +32,9 @@ std::vector<SocketOptionValue> changed_socket_options(int fd, int family, int ty
 std::vector<SocketOptionValue> lively_socket_options(int fd, int family, int type, int protocol);
 bool is_lively_option(int level, int name);
 
+// "cubic": what connections of this host start with, unless told otherwise. Asked once.
+const std::string& tcp_congestion_of_new_sockets(int family);
+
 // Sets one as it was read: sizes are halved and forced, SO_BUF_LOCK must come after them. Throws
 // Error naming the option.
 void set_socket_option(int fd, const SocketOptionValue& option);

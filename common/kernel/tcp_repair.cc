@@ -91,6 +91,7 @@ TcpFacts tcp_facts(int fd) {
   }
   facts.segments_in = info.tcpi_segs_in;
   facts.segments_out = info.tcpi_segs_out;
+  facts.unsent_bytes = info.tcpi_notsent_bytes;
   return facts;
 }
 
@@ -135,11 +136,13 @@ std::size_t append_tcp_queue(int fd, std::string_view bytes) {
   throw_system("write {} bytes into the TCP queue of descriptor {}", bytes.size(), fd);
 }
 
-TcpQueueLengths tcp_queue_lengths(int fd) {
+TcpQueueLengths tcp_queue_lengths(int fd) { return tcp_queue_lengths(fd, tcp_facts(fd)); }
+
+TcpQueueLengths tcp_queue_lengths(int fd, const TcpFacts& facts) {
   TcpQueueLengths lengths;
   lengths.receive = queue_ioctl(fd, SIOCINQ, "SIOCINQ");
   lengths.unacknowledged = queue_ioctl(fd, SIOCOUTQ, "SIOCOUTQ");
-  lengths.unsent = queue_ioctl(fd, SIOCOUTQNSD, "SIOCOUTQNSD");
+  lengths.unsent = facts.unsent_bytes;
   return lengths;
 }
 

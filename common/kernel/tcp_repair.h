@@ -48,6 +48,7 @@ struct TcpFacts {
   std::uint32_t backlog_used = 0;   // listening: connections not accepted yet
   std::uint32_t segments_in = 0;    // every segment that came in, wraps around
   std::uint32_t segments_out = 0;
+  std::uint32_t unsent_bytes = 0;
 };
 // TCP_INFO.
 TcpFacts tcp_facts(int fd);
@@ -74,6 +75,8 @@ struct TcpQueueLengths {
   std::uint32_t unsent = 0;          // of these not sent yet
 };
 TcpQueueLengths tcp_queue_lengths(int fd);
+// With what was just learnt, one system call less.
+TcpQueueLengths tcp_queue_lengths(int fd, const TcpFacts& facts);
 
 struct TcpWindow {
   std::uint32_t send_seq = 0;        // snd_wl1

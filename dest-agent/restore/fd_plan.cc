@@ -80,6 +80,7 @@ std::string make_key(const proto::OpenFile& file) {
     }
     case proto::OpenFile::kTcpSocket:
       return fmt::format("tcp {} {}", file.tcp_socket().family(), file.tcp_socket().inode());
+    case proto::OpenFile::kInStreams:  // replaced by then
     case proto::OpenFile::KIND_NOT_SET:
       break;
   }

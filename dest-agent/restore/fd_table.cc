@@ -111,6 +111,7 @@ void FdTableRestorer::close_descriptors(const FdPlan& plan) {
     batch.add(SYS_close, {fd}, fmt::format("fd {}", fd));
     // An open file stands at its id: closing that number ends the file here.
     sockets_.erase(static_cast<std::uint32_t>(fd));
+    finished_streams_.erase(static_cast<std::uint32_t>(fd));
     unix_pairs_.forget(static_cast<std::uint32_t>(fd));
   }
   task_.run(batch);
@@ -262,13 +263,23 @@ void FdTableRestorer::cut_over(std::shared_ptr<const proto::FdTable> want) {
   unix_pairs_.close_all();
 }
 
+void FdTableRestorer::finish_stream(const proto::OpenFile& file) {
+  const auto prepared = std::find_if(have_->files().begin(), have_->files().end(),
+                                     [&](const auto& each) { return each.id() == file.id(); });
+  if (prepared == have_->files().end() || !prepared->has_tcp_socket()) return;
+  if (!same_prepared(prepared->tcp_socket(), file.tcp_socket())) return;
+  in_context([&] { finish_tcp_socket(sockets_.at(file.id()).get(), file.tcp_socket()); }, "fd {}",
+             file.id());
+  finished_streams_.insert(file.id());
+}
+
 void FdTableRestorer::restore_contents() {
   in_context([&] { pipes_.fill(*have_); }, "pipes");
   in_context([&] { unix_pairs_.fill(*have_, task_.host_pid()); }, "unix sockets");
   for (const auto& file : have_->files()) {
     in_context(
         [&] {
-          if (file.has_tcp_socket())
+          if (file.has_tcp_socket() && !finished_streams_.contains(file.id()))
             finish_tcp_socket(sockets_.at(file.id()).get(), file.tcp_socket());
           if (file.has_udp_socket())
             finish_udp_socket(sockets_.at(file.id()).get(), file.udp_socket());
@@ -345,6 +356,13 @@ void FdTableRestorer::release(PacketReplay& replay) {
         "fd {}", file.id());
   }
   sockets_.clear();
+}
+
+void FdTableRestorer::prompt(PacketReplay& replay) const {
+  for (const auto& file : have_->files()) {
+    if (!file.has_tcp_socket()) continue;
+    in_context([&] { prompt_tcp_socket(file.tcp_socket(), replay); }, "fd {}", file.id());
+  }
 }
 
 std::vector<std::string> FdTableRestorer::correct_sockets(pid_t host_pid,

@@ -44,6 +44,9 @@ class FdTableRestorer {
   void build(std::shared_ptr<const proto::FdTable> want);
   void build(proto::FdTable want) { build(std::make_shared<proto::FdTable>(std::move(want))); }
   void cut_over(std::shared_ptr<const proto::FdTable> want);
+  // A connection ahead of cut_over(), which leaves it alone then. One that was not prepared as it
+  // is now waits for cut_over().
+  void finish_stream(const proto::OpenFile& file);
   // Once the process runs on its own: sets options of sockets that it has not closed meanwhile.
   // Returns a line for each that failed.
   std::vector<std::string> correct_sockets(pid_t host_pid, const proto::Corrections& corrections);
@@ -56,6 +59,8 @@ class FdTableRestorer {
   // The process may be detached and frozen. `replay`: what sockets need to put packets of their own
   // into the stack. Without release() the copies end with this object, silently.
   void release(PacketReplay& replay);
+  // After the thaw.
+  void prompt(PacketReplay& replay) const;
 
   // Where the pidfd is now: it gives way when its number is wanted.
   int agent_pidfd() const { return agent_pidfd_; }
@@ -84,6 +89,7 @@ class FdTableRestorer {
   std::shared_ptr<const proto::FdTable> have_;     // as last built
   std::map<int, bool> close_on_exec_;              // of the description being built, by descriptor
   std::map<std::uint32_t, UniqueFd> sockets_;      // agent's copies of TCP and UDP sockets, by file
+  std::set<std::uint32_t> finished_streams_;       // by file
   EpollSets epolls_;
   PipeStore pipes_;
   UnixPairs unix_pairs_;

@@ -214,7 +214,10 @@ void restore_stream(int fd, const proto::TcpSocket& socket) {
   select_tcp_queue(fd, TcpQueueSide::kSend);
   set_tcp_queue_sequence(fd,
                          stream.send().sequence() - static_cast<std::uint32_t>(send_bytes.size()));
-  set_congestion_control(fd, stream.congestion_control());
+  // Most connections go on with what a new socket has.
+  if (stream.congestion_control() != tcp_congestion_of_new_sockets(socket.family())) {
+    set_congestion_control(fd, stream.congestion_control());
+  }
   connect_to(fd, address(socket.remote_address(), "remote"));
   restore_negotiated(fd, stream);
   const std::size_t sent = send_bytes.size() - stream.unsent_bytes();
@@ -310,17 +313,10 @@ void release_stream(int fd, const proto::TcpSocket& socket, PacketReplay& replay
   const TcpState state = state_of(socket);
   const bool peer_fin_first = state == TcpState::kCloseWait || state == TcpState::kLastAck;
   if (peer_fin_first) inject_peer_fin(fd, socket, replay);
-  // The probe makes the peer answer at once, which tells it where we are and us its window.
-  leave_tcp_repair(fd, true);
+  // The probe makes the peer say at once what it has of our bytes.
+  leave_tcp_repair(fd, !socket.stream().send().bytes().empty());
   set_options(fd, socket, OptionTime::kRelease);
   send_unsent(fd, socket.stream());
-  if (!peer_fin_received(state)) {
-    const std::string& queued = socket.stream().send().bytes();
-    prompt_tcp_acknowledgement(
-        replay, address(socket.local_address(), "local"),
-        address(socket.remote_address(), "remote"), socket.stream().window_receive_update(),
-        socket.stream().send().sequence() - static_cast<std::uint32_t>(queued.size()));
-  }
   // The FIN has the number it had before: for a peer that has it already it is a retransmission.
   if (own_fin_queued(state) && shutdown(fd, SHUT_WR) != 0) throw_system("shutdown for writing");
   if (state == TcpState::kClosing) inject_peer_fin(fd, socket, replay);
@@ -328,6 +324,10 @@ void release_stream(int fd, const proto::TcpSocket& socket, PacketReplay& replay
     throw_system("shutdown for reading");
   }
   unlock_buffers(fd, socket);
+}
+
+bool same_option(const proto::SocketOption& a, const proto::SocketOption& b) {
+  return a.level() == b.level() && a.name() == b.name() && a.value() == b.value();
 }
 
 void release_dead(int fd, const proto::TcpSocket& socket, PacketReplay& replay) {
@@ -349,16 +349,25 @@ void release_dead(int fd, const proto::TcpSocket& socket, PacketReplay& replay) 
 }  // namespace
 
 bool same_prepared(const proto::TcpSocket& prepared, const proto::TcpSocket& wanted) {
-  const auto lasting = [](const proto::TcpSocket& socket) {
-    std::vector<std::string> values{socket.local_address(), socket.remote_address(),
-                                    std::to_string(keeps_repair(socket))};
-    for (const proto::SocketOption& option : socket.options()) {
-      const bool later = option_time(option) != OptionTime::kPrepare;
-      if (!later) values.push_back(option.SerializeAsString());
-    }
-    return values;
+  if (prepared.inode() != wanted.inode() || keeps_repair(prepared) != keeps_repair(wanted) ||
+      prepared.local_address() != wanted.local_address() ||
+      prepared.remote_address() != wanted.remote_address()) {
+    return false;
+  }
+  // The options of before bind, in the order of both lists.
+  const auto next = [](auto at, const proto::TcpSocket& socket) {
+    return std::find_if(at, socket.options().end(), [](const auto& option) {
+      return option_time(option) == OptionTime::kPrepare;
+    });
   };
-  return prepared.inode() == wanted.inode() && lasting(prepared) == lasting(wanted);
+  auto have = next(prepared.options().begin(), prepared);
+  auto want = next(wanted.options().begin(), wanted);
+  while (have != prepared.options().end() && want != wanted.options().end()) {
+    if (!same_option(*have, *want)) return false;
+    have = next(std::next(have), prepared);
+    want = next(std::next(want), wanted);
+  }
+  return have == prepared.options().end() && want == wanted.options().end();
 }
 
 UniqueFd prepare_tcp_socket(const proto::TcpSocket& socket) {
@@ -405,6 +414,16 @@ void correct_tcp_socket(int fd, const proto::SocketCorrection& correction) {
   if (correction.backlog() > 0 && listen(fd, correction.backlog()) != 0) {
     throw_system("listen with a backlog of {}", correction.backlog());
   }
+}
+
+void prompt_tcp_socket(const proto::TcpSocket& socket, PacketReplay& replay) {
+  const TcpState state = state_of(socket);
+  if (!socket.has_stream() || may_stay_silent(socket) || peer_fin_received(state)) return;
+  const proto::TcpQueue& queued = socket.stream().send();
+  prompt_tcp_acknowledgement(replay, address(socket.local_address(), "local"),
+                             address(socket.remote_address(), "remote"),
+                             socket.stream().window_receive_update(),
+                             queued.sequence() - static_cast<std::uint32_t>(queued.bytes().size()));
 }
 
 void release_tcp_socket(int fd, const proto::TcpSocket& socket, PacketReplay& replay) {

@@ -27,6 +27,9 @@ bool same_prepared(const proto::TcpSocket& prepared, const proto::TcpSocket& wan
 UniqueFd prepare_tcp_socket(const proto::TcpSocket& socket);
 void finish_tcp_socket(int fd, const proto::TcpSocket& socket);
 void release_tcp_socket(int fd, const proto::TcpSocket& socket, PacketReplay& replay);
+// Once the process runs: the peer hears at once what has come here, as the acknowledgement that was
+// due in the blackout may have been dropped.
+void prompt_tcp_socket(const proto::TcpSocket& socket, PacketReplay& replay);
 
 // The process runs with it already: what it got at the source in the last instant.
 void correct_tcp_socket(int fd, const proto::SocketCorrection& correction);

@@ -107,6 +107,7 @@ std::vector<FdFacts> FdTableCapture::read_running() {
 }
 
 const FdTableCapture::KnownSocket* FdTableCapture::find_known(const FdFacts& facts) const {
+  if (!is_socket(facts)) return nullptr;
   const auto found = known_.find(inode_of_link(facts.link));
   return found == known_.end() ? nullptr : &found->second;
 }
@@ -134,7 +135,7 @@ std::vector<FdFacts> FdTableCapture::read_stopped() {
     auto link = directory_.link(fd);
     if (!facts.copy.valid() || !link) fail("fd {} of process {} vanished", fd, host_pid_);
     facts.link = std::move(*link);
-    const KnownSocket* known = is_socket(facts) ? find_known(facts) : nullptr;
+    const KnownSocket* known = find_known(facts);
     if (known != nullptr) {
       facts.stamp = known->stamp;
       facts.before_hold = tcp_facts(facts.copy.get());
@@ -274,6 +275,11 @@ void FdTableCapture::describe_file(FdFacts& facts, FdDepth depth, Files& files,
 
 void FdTableCapture::describe_socket(FdFacts& facts, FdDepth depth, Files& files,
                                      proto::OpenFile& out, Findings& findings) {
+  const KnownSocket* known = find_known(facts);
+  if (depth == FdDepth::kFinal && known != nullptr && known->segments_in) {
+    out.set_in_streams(true);
+    return;
+  }
   const bool borrowed = !facts.copy.valid();
   if (borrowed) facts.copy = copy_fd(facts.fd);
   const ScopeExit give_back([&] {
@@ -317,7 +323,11 @@ void FdTableCapture::describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::T
     known->second.relied_on = true;
   }
   if (depth == FdDepth::kShape) {
-    known_[facts.stamp.inode] = {facts.stamp, socket_type(facts), out, false};
+    KnownSocket seen{facts.stamp, socket_type(facts), out, false, std::nullopt};
+    if (has_tcp_stream(static_cast<TcpState>(out.state()))) {
+      seen.described.mutable_stream()->set_congestion_control(tcp_congestion_control(fd));
+    }
+    known_[facts.stamp.inode] = std::move(seen);
   }
   const bool listens = static_cast<TcpState>(out.state()) == TcpState::kListen;
   if (depth != FdDepth::kFinal || listens) return;
@@ -328,7 +338,7 @@ proto::Corrections FdTableCapture::find_corrections() const {
   proto::Corrections corrections;
   std::set<std::uint64_t> seen;
   for (const FdFacts& facts : kept_) {
-    const KnownSocket* known = is_socket(facts) ? find_known(facts) : nullptr;
+    const KnownSocket* known = find_known(facts);
     if (known == nullptr || !known->relied_on || !seen.insert(facts.stamp.inode).second) continue;
     proto::SocketCorrection correction;
     find_tcp_corrections(facts.copy.get(), known->described, correction);
@@ -392,7 +402,9 @@ std::vector<SocketCopy> FdTableCapture::sockets() const {
     const SocketKind kind = type.is_tcp()   ? SocketKind::kTcp
                             : type.is_udp() ? SocketKind::kUdp
                                             : SocketKind::kUnix;
-    out.push_back({facts.fd, facts.copy.get(), facts.stamp.inode, kind});
+    const KnownSocket* known = find_known(facts);
+    out.push_back({facts.fd, facts.copy.get(), facts.stamp.inode, kind,
+                   known != nullptr ? known->segments_in : std::nullopt});
   }
   return out;
 }

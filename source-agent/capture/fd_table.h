@@ -9,7 +9,9 @@
 // Thread: any one. Everything throws Error, and Refused for what cannot be moved.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -43,6 +45,7 @@ struct SocketCopy {
   int agent_fd = -1;
   std::uint64_t inode = 0;
   SocketKind kind = SocketKind::kTcp;
+  std::optional<std::uint32_t> segments_in;  // of a stream, when it was described for good
 };
 
 class FdTableCapture {
@@ -72,8 +75,14 @@ class FdTableCapture {
   void read_close_on_exec(const BatchOutcome& outcome);
   // The sockets among them, for holding packets and freezing (TCP_REPAIR).
   std::vector<SocketCopy> sockets() const;
-  // Everything, TCP streams included. Of TCP sockets that describe() has seen, only what programs
-  // change while they work is read again: find_corrections() looks at the rest.
+  // The connections that describe() has seen, in parts as they are described: the first can be made
+  // at the destination while the others are looked at. describe_final() names them only.
+  using StreamSink = std::function<void(proto::Streams&)>;
+  void describe_streams(const StreamSink& send);
+  // Before the commit: throws Error when one of them is not the connection that describe() saw.
+  void confirm_streams() const;
+  // Everything else, TCP streams included. Of TCP sockets that describe() has seen, only what
+  // programs change while they work is read again: find_corrections() looks at the rest.
   proto::FdTable describe_final();
   // After the commit, before give_back(): what describe_final() took for unchanged and was not.
   proto::Corrections find_corrections() const;
@@ -92,10 +101,12 @@ class FdTableCapture {
     FileStamp stamp;
     SocketType type;
     proto::TcpSocket described;
-    bool relied_on = false;  // by describe_final()
+    bool relied_on = false;                    // by what was described for good
+    std::optional<std::uint32_t> segments_in;  // sent ahead by describe_streams()
   };
 
   std::vector<FdFacts> read_stopped();
+  std::vector<const FdFacts*> known_connections() const;
   void read_infos(std::vector<FdFacts>& facts) const;
   const KnownSocket* find_known(const FdFacts& facts) const;
   SocketType socket_type(const FdFacts& facts) const;

@@ -65,6 +65,77 @@ TEST(LastLook, SocketsTakenFromBeforeAreDescribedAsTheyAre) {
   EXPECT_EQ(compare_fd_tables(whole, last), std::vector<std::string>());
 }
 
+// The connections of a table that is described in two steps, put back into it.
+proto::FdTable describe_in_parts(FdTableCapture& capture) {
+  std::map<std::uint32_t, proto::TcpSocket> streams;
+  capture.describe_streams([&](const proto::Streams& part) {
+    for (const proto::OpenFile& file : part.files()) streams[file.id()] = file.tcp_socket();
+  });
+  proto::FdTable table = capture.describe_final();
+  for (proto::OpenFile& file : *table.mutable_files()) {
+    if (file.in_streams()) *file.mutable_tcp_socket() = streams.at(file.id());
+  }
+  return table;
+}
+
+TEST(LastLook, ConnectionsDescribedAheadOfTheRest) {
+  TestProcess process(connect_to_itself);
+  const UniqueFd pidfd = open_pidfd(process.pid());
+  const UniqueFd client = copy_fd_of(pidfd, 4);
+  const UniqueFd server = copy_fd_of(pidfd, 5);
+  RemoteTask task = RemoteTask::attach(process.pid());
+  FdTableCapture capture(process.pid());
+  capture.describe();
+  set_socket_option(client.get(), {IPPROTO_TCP, TCP_NODELAY, int_option_value(1)});
+  ASSERT_EQ(send(client.get(), "word", 4, 0), 4);
+  ASSERT_EQ(shutdown(server.get(), SHUT_WR), 0);
+  task.stop();
+  capture.take_copies();
+  const proto::FdTable last = describe_in_parts(capture);
+  EXPECT_EQ(story_of([&] { capture.confirm_streams(); }), "");
+  capture.give_back();
+  FdTableCapture fresh(process.pid());
+  fresh.take_copies();
+  const proto::FdTable whole = fresh.describe_final();
+  EXPECT_EQ(compare_fd_tables(whole, last), std::vector<std::string>());
+  const auto stream_of = [](const proto::FdTable& table, std::uint32_t id) {
+    for (const auto& file : table.files()) {
+      if (file.id() == id) return file.tcp_socket().stream();
+    }
+    return proto::TcpStream();
+  };
+  for (const std::uint32_t id : {4U, 5U}) {
+    proto::TcpStream ahead = stream_of(last, id);
+    proto::TcpStream afresh = stream_of(whole, id);
+    for (proto::TcpStream* each : {&ahead, &afresh}) {
+      each->clear_timestamp();  // runs on
+      each->clear_quiet();      // known of what was described before alone
+    }
+    EXPECT_EQ(ahead.DebugString(), afresh.DebugString());
+  }
+  EXPECT_EQ(stream_of(last, 5).receive().bytes(), "word");
+}
+
+TEST(LastLook, AConnectionThatBecameAnotherIsNotConfirmed) {
+  TestProcess process(connect_to_itself);
+  const UniqueFd pidfd = open_pidfd(process.pid());
+  const UniqueFd client = copy_fd_of(pidfd, 4);
+  RemoteTask task = RemoteTask::attach(process.pid());
+  FdTableCapture capture(process.pid());
+  capture.describe();
+  sockaddr_in peer{};
+  socklen_t bytes = sizeof peer;
+  ASSERT_EQ(getpeername(client.get(), reinterpret_cast<sockaddr*>(&peer), &bytes), 0);
+  sockaddr nobody{};
+  nobody.sa_family = AF_UNSPEC;
+  ASSERT_EQ(connect(client.get(), &nobody, sizeof nobody), 0);
+  ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&peer), bytes), 0);
+  task.stop();
+  capture.take_copies();
+  describe_in_parts(capture);
+  EXPECT_NE(story_of([&] { capture.confirm_streams(); }), "");
+}
+
 TEST(LastLook, WhatASocketGotMeanwhileIsFound) {
   TestProcess process(connect_to_itself);
   const UniqueFd pidfd = open_pidfd(process.pid());

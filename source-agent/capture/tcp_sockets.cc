@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <array>
 
-#include "common/base/scope_exit.h"
 #include "common/base/unique_fd.h"
 #include "common/kernel/socket_options.h"
 #include "common/kernel/tcp_repair.h"
@@ -150,13 +149,6 @@ void capture_dead(int agent_fd, proto::TcpSocket& socket) {
   dead.set_unread(peek_tcp_queue(agent_fd, static_cast<std::size_t>(unread)));
 }
 
-std::string congestion_control(int fd) {
-  std::array<char, 32> name{};
-  socklen_t bytes = name.size();
-  if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name.data(), &bytes) != 0) return {};
-  return std::string(name.data(), strnlen(name.data(), bytes));
-}
-
 void put_window(int fd, proto::TcpStream& stream) {
   const TcpWindow window = tcp_window(fd);
   stream.set_has_window(true);
@@ -173,9 +165,54 @@ bool reuses_address(const proto::TcpSocket& socket) {
   });
 }
 
+// The description of before, with the options that change while programs work as they are now.
+proto::TcpSocket capture_lively(int agent_fd, const proto::TcpSocket& before) {
+  proto::TcpSocket socket;
+  socket.set_family(before.family());
+  socket.set_state(before.state());
+  socket.set_local_address(before.local_address());
+  socket.set_remote_address(before.remote_address());
+  socket.set_inode(before.inode());
+  socket.set_owner_uid(before.owner_uid());
+  socket.set_owner_gid(before.owner_gid());
+  socket.set_backlog(before.backlog());
+  for (const proto::SocketOption& option : before.options()) {
+    if (!is_lively_option(option.level(), option.name())) *socket.add_options() = option;
+  }
+  for (SocketOptionValue& option :
+       lively_socket_options(agent_fd, socket.family(), SOCK_STREAM, IPPROTO_TCP)) {
+    add_option(std::move(option), socket);
+  }
+  sort_options(socket);
+  return socket;
+}
+
+// Repair mode for as long as it lives. The kernel makes such a socket share its port.
+class RepairMode {
+ public:
+  RepairMode(int fd, const proto::TcpSocket& socket) : fd_(fd), reuse_(reuses_address(socket)) {
+    enter_tcp_repair(fd_);
+  }
+  RepairMode(const RepairMode&) = delete;
+  RepairMode& operator=(const RepairMode&) = delete;
+  ~RepairMode() {
+    try {
+      leave_tcp_repair(fd_, false);
+      if (reuse_) set_socket_option(fd_, {SOL_SOCKET, SO_REUSEADDR, int_option_value(1)});
+    } catch (const Error&) {
+      // The state was read; a socket that can't leave repair is gone.
+    }
+  }
+
+ private:
+  int fd_;
+  bool reuse_;
+};
+
 // In repair mode.
-void put_queues(int fd, TcpState state, proto::TcpStream& stream) {
-  const TcpQueueLengths lengths = tcp_queue_lengths(fd);
+void put_queues(int fd, const TcpFacts& facts, proto::TcpStream& stream) {
+  const TcpState state = facts.state;
+  const TcpQueueLengths lengths = tcp_queue_lengths(fd, facts);
   select_tcp_queue(fd, TcpQueueSide::kReceive);
   const std::uint32_t peer_fin = peer_fin_received(state) ? 1 : 0;
   stream.mutable_receive()->set_sequence(tcp_queue_sequence(fd) - peer_fin);
@@ -191,6 +228,25 @@ void put_queues(int fd, TcpState state, proto::TcpStream& stream) {
   if (bytes > 0) stream.mutable_send()->set_bytes(peek_tcp_queue(fd, bytes));
   const std::uint32_t fin_unsent = fin_in_queue != 0 && lengths.unsent > 0 ? 1 : 0;
   stream.set_unsent_bytes(lengths.unsent - fin_unsent);
+}
+
+// In repair mode. What is not asked of the socket here is the caller's.
+void put_stream(int fd, const TcpFacts& facts, const TcpFacts* before_hold,
+                proto::TcpStream& stream) {
+  stream.set_segments_in(facts.segments_in);
+  stream.set_sack(facts.sack);
+  stream.set_timestamps(facts.timestamps);
+  stream.set_window_scaling(facts.window_scaling);
+  stream.set_send_scale(facts.send_scale);
+  stream.set_receive_scale(facts.receive_scale);
+  stream.set_mss_clamp(tcp_mss_clamp(fd));
+  if (facts.timestamps) stream.set_timestamp(tcp_timestamp(fd));
+  put_window(fd, stream);
+  put_queues(fd, facts, stream);
+  // An acknowledgement that was sent while the hold closed was dropped, and nothing tells.
+  stream.set_quiet(before_hold != nullptr && facts.segments_in == before_hold->segments_in &&
+                   facts.segments_out == before_hold->segments_out &&
+                   stream.window_receive_update() == stream.receive().sequence());
 }
 
 }  // namespace
@@ -260,27 +316,13 @@ proto::TcpSocket capture_tcp_socket_again(int agent_fd, const proto::TcpSocket& 
   if (static_cast<int>(tcp_facts(agent_fd).state) != before.state()) {
     return capture_tcp_socket(agent_fd);
   }
-  proto::TcpSocket socket;
-  socket.set_family(before.family());
-  socket.set_state(before.state());
+  proto::TcpSocket socket = capture_lively(agent_fd, before);
   if (const auto local = SocketAddress::local_of(agent_fd)) {
     socket.set_local_address(local->bytes());
   }
   if (const auto remote = SocketAddress::remote_of(agent_fd)) {
     socket.set_remote_address(remote->bytes());
   }
-  socket.set_inode(before.inode());
-  socket.set_owner_uid(before.owner_uid());
-  socket.set_owner_gid(before.owner_gid());
-  socket.set_backlog(before.backlog());
-  for (const proto::SocketOption& option : before.options()) {
-    if (!is_lively_option(option.level(), option.name())) *socket.add_options() = option;
-  }
-  for (SocketOptionValue& option :
-       lively_socket_options(agent_fd, socket.family(), SOCK_STREAM, IPPROTO_TCP)) {
-    add_option(std::move(option), socket);
-  }
-  sort_options(socket);
   if (static_cast<TcpState>(socket.state()) == TcpState::kClose) capture_dead(agent_fd, socket);
   return socket;
 }
@@ -289,6 +331,12 @@ void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
                           proto::SocketCorrection& out) {
   const proto::TcpSocket now = capture_tcp_socket(agent_fd);
   if (now.backlog() != before.backlog()) out.set_backlog(now.backlog());
+  const auto add = [&](SocketOptionValue value) {
+    proto::SocketOption& added = *out.add_options();
+    added.set_level(value.level);
+    added.set_name(value.name);
+    added.set_value(std::move(value.value));
+  };
   const auto find = [](const proto::TcpSocket& socket, const proto::SocketOption& option) {
     return std::find_if(socket.options().begin(), socket.options().end(), [&](const auto& each) {
       return each.level() == option.level() && each.name() == option.name();
@@ -304,25 +352,18 @@ void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
   for (const proto::SocketOption& option : before.options()) {
     if (is_lively_option(option.level(), option.name())) continue;
     if (find(now, option) != now.options().end()) continue;
-    SocketOptionValue value = socket_option(agent_fd, option.level(), option.name());
-    proto::SocketOption& added = *out.add_options();
-    added.set_level(value.level);
-    added.set_name(value.name);
-    added.set_value(std::move(value.value));
+    add(socket_option(agent_fd, option.level(), option.name()));
+  }
+  const std::string& congestion = before.stream().congestion_control();
+  if (congestion.empty()) return;
+  std::string now_congestion = tcp_congestion_control(agent_fd);
+  if (now_congestion != congestion) {
+    add({IPPROTO_TCP, TCP_CONGESTION, std::move(now_congestion)});
   }
 }
 
 void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket, const TcpFacts* before_hold) {
-  const bool reuse = reuses_address(socket);
-  enter_tcp_repair(agent_fd);
-  ScopeExit leave([&] {
-    try {
-      leave_tcp_repair(agent_fd, false);
-      if (reuse) set_socket_option(agent_fd, {SOL_SOCKET, SO_REUSEADDR, int_option_value(1)});
-    } catch (const Error&) {
-      // The state was read; a socket that can't leave repair is gone.
-    }
-  });
+  const RepairMode repair(agent_fd, socket);
   const TcpFacts facts = tcp_facts(agent_fd);
   socket.set_state(static_cast<int>(facts.state));
   if (!has_tcp_stream(facts.state)) {  // it ended since it was described
@@ -332,32 +373,65 @@ void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket, const TcpFacts* 
   }
   proto::TcpStream& stream = *socket.mutable_stream();
   stream.Clear();
-  stream.set_segments_in(facts.segments_in);
-  stream.set_sack(facts.sack);
-  stream.set_timestamps(facts.timestamps);
-  stream.set_window_scaling(facts.window_scaling);
-  stream.set_send_scale(facts.send_scale);
-  stream.set_receive_scale(facts.receive_scale);
-  stream.set_mss_clamp(tcp_mss_clamp(agent_fd));
-  if (facts.timestamps) stream.set_timestamp(tcp_timestamp(agent_fd));
-  put_window(agent_fd, stream);
-  put_queues(agent_fd, facts.state, stream);
-  stream.set_congestion_control(congestion_control(agent_fd));
+  put_stream(agent_fd, facts, before_hold, stream);
+  stream.set_congestion_control(tcp_congestion_control(agent_fd));
   stream.set_receive_shutdown(!peer_fin_received(facts.state) &&
                               (poll_state(agent_fd) & POLLRDHUP) != 0);
-  // An acknowledgement that was sent while the hold closed was dropped, and nothing tells.
-  stream.set_quiet(before_hold != nullptr && facts.segments_in == before_hold->segments_in &&
-                   facts.segments_out == before_hold->segments_out &&
-                   stream.window_receive_update() == stream.receive().sequence());
+}
+
+std::optional<proto::TcpSocket> capture_tcp_connection(int agent_fd, const proto::TcpSocket& before,
+                                                       const TcpFacts& before_hold,
+                                                       bool receive_shutdown) {
+  proto::TcpSocket socket = capture_lively(agent_fd, before);
+  const RepairMode repair(agent_fd, socket);
+  const TcpFacts facts = tcp_facts(agent_fd);
+  if (static_cast<int>(facts.state) != before.state()) return std::nullopt;
+  proto::TcpStream& stream = *socket.mutable_stream();
+  put_stream(agent_fd, facts, &before_hold, stream);
+  stream.set_congestion_control(before.stream().congestion_control());
+  stream.set_receive_shutdown(!peer_fin_received(facts.state) && receive_shutdown);
+  return socket;
+}
+
+void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described) {
+  const auto local = SocketAddress::local_of(agent_fd);
+  const auto remote = SocketAddress::remote_of(agent_fd);
+  if (local && remote && local->bytes() == described.local_address() &&
+      remote->bytes() == described.remote_address()) {
+    return;
+  }
+  throw Error(fmt::format("a connection with {} was made another one at the moment of the switch",
+                          remote ? remote->text() : "nobody"))
+      .with_hint("try again");
+}
+
+std::string tcp_congestion_control(int agent_fd) {
+  std::array<char, 32> name{};
+  socklen_t bytes = name.size();
+  if (getsockopt(agent_fd, IPPROTO_TCP, TCP_CONGESTION, name.data(), &bytes) != 0) return {};
+  return std::string(name.data(), strnlen(name.data(), bytes));
 }
 
 bool tcp_stream_changed(int agent_fd, const proto::TcpSocket& socket) {
   return tcp_facts(agent_fd).segments_in != socket.stream().segments_in();
 }
 
-void freeze_tcp_stream(int agent_fd, const SocketBlock& block) {
+void settle_tcp_stream(int agent_fd, proto::TcpSocket& socket) {
+  constexpr int kCapturesMax = 20;
+  for (int attempt = 0; socket.has_stream() && tcp_stream_changed(agent_fd, socket); ++attempt) {
+    if (attempt == kCapturesMax) fail("packets reach a TCP socket although they are held");
+    capture_tcp_stream(agent_fd, socket);
+  }
+}
+
+void freeze_tcp_stream(int agent_fd, const SocketBlock& block,
+                       std::optional<std::uint32_t> segments_in) {
   block.block(agent_fd);
-  if (tcp_facts(agent_fd).state != TcpState::kListen) enter_tcp_repair(agent_fd);
+  const TcpFacts facts = tcp_facts(agent_fd);
+  if (facts.state != TcpState::kListen) enter_tcp_repair(agent_fd);
+  if (segments_in && facts.segments_in != *segments_in) {
+    throw Error("a packet reached a TCP socket although it was held back").with_hint("try again");
+  }
 }
 
 void thaw_tcp_stream(int agent_fd, const proto::TcpSocket& socket, PacketReplay& replay) {

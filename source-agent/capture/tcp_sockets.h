@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -64,6 +65,16 @@ proto::TcpSocket capture_tcp_socket_again(int agent_fd, const proto::TcpSocket& 
 // since (in repair mode or not).
 void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
                           proto::SocketCorrection& out);
+// A connection that was described a moment ago, with its stream; nothing when its state has changed
+// since. What its two ends are is taken from before: confirm_tcp_connection() looks at it.
+// `receive_shutdown`: as poll(2) says.
+std::optional<proto::TcpSocket> capture_tcp_connection(int agent_fd, const proto::TcpSocket& before,
+                                                       const TcpFacts& before_hold,
+                                                       bool receive_shutdown);
+// Throws Error when the descriptor's ends are not those of the description.
+void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described);
+// The name of its algorithm; what the description of a connection has beside its options.
+std::string tcp_congestion_control(int agent_fd);
 // Fills state and stream of a socket that has one (has_tcp_stream()), or what is left of it when it
 // ended meanwhile. About 20 system calls. `before_hold`: as it was before packets were held; a
 // stream in which nothing has moved since is marked quiet.
@@ -71,9 +82,14 @@ void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket,
                         const TcpFacts* before_hold = nullptr);
 // True if segments came in since the stream was captured.
 bool tcp_stream_changed(int agent_fd, const proto::TcpSocket& socket);
+// Captures the stream again until no segment came in meanwhile: one that was past the rules when
+// they closed is in its socket microseconds later.
+void settle_tcp_stream(int agent_fd, proto::TcpSocket& socket);
 
-// For any TCP socket, listening ones included.
-void freeze_tcp_stream(int agent_fd, const SocketBlock& block);
+// For any TCP socket, listening ones included. `segments_in`: throws Error when more have come in
+// than that.
+void freeze_tcp_stream(int agent_fd, const SocketBlock& block,
+                       std::optional<std::uint32_t> segments_in = std::nullopt);
 void thaw_tcp_stream(int agent_fd, const proto::TcpSocket& socket, PacketReplay& replay);
 
 }  // namespace godwit
