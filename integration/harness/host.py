@@ -168,6 +168,8 @@ class Migration:
                    self._ended_ns or time.time_ns(), self._command)
 
     def _read(self) -> None:
+        if self.process.stdout is None:
+            self.process.wait()
         for line in self.process.stdout or ():
             with self._new_line:
                 self.lines.append(line.rstrip("\n"))

@@ -227,7 +227,8 @@ def phases_of(report: dict) -> list[Phase]:
     found: list[Phase] = []
     for name, ms in (report.get("blackout_phases_ms") or {}).items():
         if name.startswith("dest_"):
-            found.append(Phase(name.removeprefix("dest_").replace("_", " "), "destination", max(0.0, ms)))
+            name = name.removeprefix("dest_").replace("_", " ")
+            found.append(Phase(name, "destination", max(0.0, ms)))
             continue
         if ms < 0:
             _take_back(found, -ms)
@@ -272,6 +273,12 @@ def linear_ticks(low: float, high: float, most: int) -> list[float]:
 
 def _steps() -> list[float]:
     return [digit * 10.0 ** exponent for exponent in range(-4, 8) for digit in (1, 2, 5)]
+
+
+def tick_text(ms: float) -> str:
+    """A latency in seven characters at most, as it is said beside an axis."""
+    unit, name = (1000, "s") if ms >= 1000 else (1, "ms") if ms >= 0.01 else (0.001, "us")
+    return f"{number_text(ms / unit)} {name}"
 
 
 def number_text(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from .plot import (Column, Phase, Span, Story, columns_of, linear_ticks, log_range, log_ticks,
-                   merged_rounds, number_text)
+                   merged_rounds, number_text, tick_text)
 
 WIDTH = 960
 HEIGHT = 920
@@ -227,9 +227,9 @@ def latency_panel(story: Story, box: Box) -> list[str]:
                 "head")]
     out += legend(box)
     out += bands(story.spans, box)
-    for tick in log_ticks(low, high):
+    for tick in log_ticks(low, high, 12):
         out += [line(box.left, y(tick), box.right, y(tick), "grid"),
-                text(box.left - 8, y(tick) + 4, f"{number_text(tick)} ms", "note", "end")]
+                text(box.left - 8, y(tick) + 4, tick_text(tick), "note", "end")]
     out += [f'<path class="{kind}" d="{range_bars(columns, "median_ms", field, box, y)}"/>'
             for kind, field in (("longest", "longest_ms"), ("p99", "p99_ms"))]
     out.append(f'<path class="median" d="{ridge(columns, "median_ms", box, y)}"/>')
@@ -276,7 +276,8 @@ def waiting_panel(story: Story, box: Box) -> list[str]:
             continue
         x = box.x(command.sent_ms)
         top = box.top + order[command.client] * row + row * .15
-        path = f"M{x:.1f} {top:.1f}h{max(.6, box.x(command.replied_ms) - x):.1f}v{row * .7:.1f}H{x:.1f}z"
+        width = max(.6, box.x(command.replied_ms) - x)
+        path = f"M{x:.1f} {top:.1f}h{width:.1f}v{row * .7:.1f}H{x:.1f}z"
         is_held = command.sent_ms <= switch.end_ms and command.replied_ms >= switch.start_ms
         (held if is_held else usual).append(path)
     out = [text(32, box.top - 30, f"The switch: {len(clients)} clients, one row each, filled while "
@@ -363,9 +364,9 @@ def phases_panel(story: Story, box: Box) -> list[str]:
                 text(middle, box.bottom + 50, ms_text(phase.ms), "", "middle")]
     rest = [phase for phase in phases if phase not in named]
     if rest:
-        out.append(text(32, box.bottom + 76, f"{len(rest)} more together "
-                        f"{ms_text(sum(phase.ms for phase in rest))}: "
-                        + ", ".join(f"{phase.name} {phase.ms:.2f}" for phase in rest), "note"))
+        words = (f"{len(rest)} more together {ms_text(sum(phase.ms for phase in rest))}: "
+                 + ", ".join(f"{phase.name} {phase.ms:.2f}" for phase in rest))
+        out.append(text(32, box.bottom + 76, wrapped(words, box.right - 32)[0], "note"))
     return out
 
 

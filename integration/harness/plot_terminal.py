@@ -8,7 +8,7 @@ import os
 from typing import NamedTuple
 
 from .plot import (Column, Phase, Story, columns_of, linear_ticks, log_range, log_ticks,
-                   merged_rounds, number_text, waiting_of)
+                   merged_rounds, number_text, tick_text, waiting_of)
 
 PLAIN_WIDTH = 80
 WIDTHS = (40, 120)  # the narrowest and the widest picture
@@ -69,6 +69,11 @@ def style_of(stream, environment: dict) -> Style:
     width = min(max(columns or PLAIN_WIDTH, WIDTHS[0]), WIDTHS[1])
     colours = not environment.get("NO_COLOR") and environment.get("TERM", "dumb") != "dumb"
     return Style(width, blocks, colours)
+
+
+def heading(words: str, style: Style) -> str:
+    """A title; what follows its comma only where there is room."""
+    return style.paint(words if len(words) <= style.width else words.partition(",")[0], "head")
 
 
 def cells_of(column: Column, heights, rows: int, glyphs: Glyphs) -> str:
@@ -136,6 +141,8 @@ def time_lines(start: float, end: float, unit: str, count: int, style: Style) ->
 def ruler(story: Story, count: int, style: Style) -> list[str]:
     """The parts of the migration by name, and below them where the switch is."""
     per_column = (story.end_ms - story.start_ms) / count
+    if per_column <= 0:
+        return []
 
     def place(at_ms):
         return min(count, max(0, round((at_ms - story.start_ms) / per_column)))
@@ -168,14 +175,14 @@ def latency_lines(story: Story, style: Style) -> list[str]:
 
     def height(ms):
         return math.log(min(max(ms, low), high) / low) / math.log(high / low)
-    labels = {min(ROWS - 1, round(height(tick) * ROWS)): f"{number_text(tick)} ms"
+    labels = {min(ROWS - 1, round(height(tick) * ROWS)): tick_text(tick)
               for tick in log_ticks(low, high, ROWS // 2 + 1)}
     width = (story.end_ms - story.start_ms) / max(1, count)
     kinds = [kind_at(story, story.start_ms + i * width, story.start_ms + (i + 1) * width)
              for i in range(len(columns))]
     cells = [cells_of(column, height, ROWS, style.glyphs) for column in columns]
     key = f"{style.glyphs.fills[-1]} median  {style.glyphs.whisker} longest"
-    return [style.paint("latency of every command, by when it was sent", "head")
+    return [heading("latency of every command, by when it was sent", style)
             + (f"   {key}" if style.width >= PLAIN_WIDTH - 12 else ""),
             *panel(cells, labels, kinds, style),
             *time_lines(story.start_ms / 1000, story.end_ms / 1000, "s", count, style),
@@ -198,7 +205,7 @@ def waiting_lines(story: Story, style: Style) -> list[str]:
     width = (end - start) / count
     kinds = ["switch" if switch.start_ms < start + (i + 1) * width and switch.end_ms > start + i * width
              else "" for i in range(count)]
-    return ["", style.paint("clients that wait for a reply, around the switch", "head"),
+    return ["", heading("clients that wait for a reply, around the switch", style),
             *panel(columns, {WAITING_ROWS - 1: f"all {most}", 0: "none"}, kinds, style),
             *time_lines(start - switch.start_ms, end - switch.start_ms, "ms", count, style),
             bracket(f"blackout {switch.length_ms:.1f} ms", int((switch.start_ms - start) / width),
@@ -231,7 +238,7 @@ def phase_lines(phases: list[Phase], style: Style) -> list[str]:
     if rest:
         lines.append(f"{len(rest)} more together".ljust(24)
                      + f"{sum(phase.ms for phase in rest):6.2f} ms")
-    return ["", style.paint(f"the blackout by phase, {total:.1f} ms", "head"), *lines]
+    return ["", heading(f"the blackout by phase, {total:.1f} ms", style), *lines]
 
 
 def terminal_lines(story: Story, style: Style) -> list[str]:

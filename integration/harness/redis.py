@@ -96,7 +96,8 @@ class RedisLoad:
     """client_redis_load in the clients' part: verifies every reply and times every gap.
 
     `only`: "paced" (the clients that share the rate) or "continuous" (the one that makes no pauses);
-    both when it is empty. `samples`: a file for a line about every reply. Two loads with the same number of clients never use the same keys.
+    both when it is empty. Two loads with the same number of clients never use the same keys.
+    `samples`: a file for a line about every reply.
     """
 
     def __init__(self, clients: Host, port: int = 6379, clients_count: int = 50, rate: int = 10000,
