@@ -107,8 +107,9 @@ def move(redis: Redis, stage: Stage) -> Run:
     for line in run.said.splitlines():
         say(f"  {line}")
     if run.code != 0:
-        raise RuntimeError(f"migrate ended with {run.code}; the end of the agent's log:\n"
-                           f"{to.agent.log_tail()}")
+        log = to.agent.log_tail()
+        raise RuntimeError(f"migrate ended with {run.code}"
+                           + (f"; the end of the agent's log:\n{log}" if log else ""))
     redis.follow(to, run)
     return run
 
