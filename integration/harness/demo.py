@@ -21,10 +21,9 @@ from harness.plot_svg import svg_of  # noqa: E402
 from harness.plot_terminal import style_of, terminal_lines  # noqa: E402
 from harness.programs import ROOT  # noqa: E402
 
-WARM_UP_S = 0.5
-QUIET_S = 3.0  # from which the noise is taken
+WARM_UP_S = 1.5
+QUIET_S = 2.0  # shown, and what the noise is taken from
 AFTER_S = 1.0
-SHOWN_BEFORE_MS = 1500.0
 SHOWN_AFTER_MS = 700.0
 ERRORS = ("failed_commands", "wrong_replies", "counter_errors", "reconnects")
 
@@ -56,7 +55,7 @@ class Moved:
                      "that makes no pauses; a quarter are writes; every reply is checked.",
             commands=self.commands, phases=phases_of(report), blackout_ms=report["blackout_ms"],
             spans=spans_of(report, self.run.started_ns, self.run.ended_ns, self.run.started_ns),
-            quiet_ms=(-1000 * QUIET_S, 0.0), start_ms=-SHOWN_BEFORE_MS, end_ms=end_ms + SHOWN_AFTER_MS,
+            quiet_ms=(-1000 * QUIET_S, 0.0), start_ms=-1000 * QUIET_S, end_ms=end_ms + SHOWN_AFTER_MS,
             facts=((f"{self.errors}", "commands failed or wrong, connections lost"),
                    (f"{report['total_ms'] / 1000:.1f} s",
                     f"the whole move: {report['bytes_sent'] / 1e6:.0f} MB in "

@@ -154,8 +154,8 @@ def header(story: Story) -> list[str]:
     out = [text(32, 46, story.title, "title"), text(32, 68, story.subtitle)]
     tiles = [(ms_text(story.blackout_ms), "blackout: it ran on neither host", "hot"),
              (ms_text(story.longest_ms), "longest wait of any client, at the switch", "hot"),
-             (ms_text(story.noise_ms), "longest wait without a move (noise)", ""), *
-             ((figure, what, "") for figure, what in story.facts)]
+             (ms_text(story.noise_ms), "longest wait without a move (noise)", ""),
+             *((figure, what, "") for figure, what in story.facts)]
     gap = 10
     width = (WIDTH - 64 - gap * (len(tiles) - 1)) / len(tiles)
     for i, (figure, what, kind) in enumerate(tiles):

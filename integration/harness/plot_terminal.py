@@ -76,17 +76,17 @@ def heading(words: str, style: Style) -> str:
     return style.paint(words if len(words) <= style.width else words.partition(",")[0], "head")
 
 
-def cells_of(column: Column, heights, rows: int, glyphs: Glyphs) -> str:
+def cells_of(column: Column, height, rows: int, glyphs: Glyphs) -> str:
     """One column from the bottom up: filled up to the median, then a line up to the longest.
-    `heights` gives the place of a latency between 0 and 1."""
+    `height` gives the place of a latency between 0 and 1."""
     steps = len(glyphs.fills) - 1
     body = 0
     if column.median_ms is not None:
-        body = max(1, round(heights(column.median_ms) * rows * steps))
+        body = max(1, round(height(column.median_ms) * rows * steps))
     full, part = divmod(body, steps)
     cells = (glyphs.fills[-1] * full + (glyphs.fills[part] if part else ""))[:rows]
     if column.longest_ms is not None:
-        top = heights(column.longest_ms) * rows
+        top = height(column.longest_ms) * rows
         whole = min(rows, math.floor(top))
         cells += glyphs.whisker * (whole - len(cells))
         if top - whole >= 0.25 and len(cells) == whole < rows:
@@ -99,8 +99,9 @@ def kind_at(story: Story, start_ms: float, end_ms: float) -> str:
     found = [span for span in story.spans if span.start_ms < end_ms and span.end_ms > start_ms]
     if any(span.kind == "switch" for span in found):
         return "switch"
-    return max(found, key=lambda span: min(span.end_ms, end_ms) - max(span.start_ms, start_ms),
-               default=None).kind if found else ""
+    if not found:
+        return ""
+    return max(found, key=lambda span: min(span.end_ms, end_ms) - max(span.start_ms, start_ms)).kind
 
 
 def panel(columns: list[str], labels: dict[int, str], kinds: list[str], style: Style) -> list[str]:
