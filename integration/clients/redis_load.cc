@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "integration/clients/ending.h"
 #include "integration/clients/resp.h"
 #include "integration/clients/timeline.h"
 
@@ -357,24 +358,8 @@ void write_samples(const Clients& clients, int64_t unix_ns, const std::string& f
   fmt::output_file(file).print("{}", text);
 }
 
-// Sets `stop` when a signal comes or the time is over; the signals must be blocked everywhere.
-void wait_for_end(int64_t seconds, std::atomic<bool>& stop) {
-  sigset_t ending;
-  sigemptyset(&ending);
-  sigaddset(&ending, SIGTERM);
-  sigaddset(&ending, SIGINT);
-  const timespec limit{seconds, 0};
-  while (sigtimedwait(&ending, nullptr, &limit) < 0 && errno == EINTR) {
-  }
-  stop = true;
-}
-
 int run(const Load& load, const std::string& file) {
-  sigset_t ending;
-  sigemptyset(&ending);
-  sigaddset(&ending, SIGTERM);
-  sigaddset(&ending, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+  block_ending_signals();
   prctl(PR_SET_TIMERSLACK, 1);
 
   Clients paced;
@@ -403,9 +388,9 @@ int run(const Load& load, const std::string& file) {
   std::thread continuous_thread(guarded([&] {
     if (continuous) run_continuous(*continuous, stop);
   }));
-  fmt::print("running\n");
-  std::fflush(stdout);
-  wait_for_end(load.seconds, stop);
+  say_running();
+  wait_for_end(load.seconds);
+  stop = true;
   paced_thread.join();
   continuous_thread.join();
   const int64_t end_ns = monotonic_ns();
