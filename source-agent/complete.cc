@@ -59,6 +59,7 @@ void report_last_round(Migration& migration) {
   last.bytes = migration.sent.bytes();
   last.ns = migration.sent.ns();
   last.scan_ns = migration.scanned.scan_ns();
+  last.began_unix_ns = migration.report.frozen_unix_ns;
   add_round(migration.report, last);
 }
 

@@ -66,6 +66,7 @@ RoundReport run_round(Migration& migration) {
   round.bytes = migration.sent.bytes();
   round.ns = monotonic_ns() - began_ns;
   round.scan_ns = migration.scanned.scan_ns();
+  round.began_unix_ns = clock_ns(CLOCK_REALTIME) - round.ns;
   if (round.ns > 0) {
     round.bandwidth_bytes_per_s = static_cast<std::uint64_t>(static_cast<double>(round.bytes) *
                                                              1e9 / static_cast<double>(round.ns));

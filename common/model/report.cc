@@ -34,7 +34,8 @@ Json round_json(const RoundReport& round) {
               {"ms", json_ms(round.ns)},
               {"scan_ms", json_ms(round.scan_ns)},
               {"dirty_pages_per_s", round.dirty_pages_per_s},
-              {"bandwidth_bytes_per_s", round.bandwidth_bytes_per_s}};
+              {"bandwidth_bytes_per_s", round.bandwidth_bytes_per_s},
+              {"began_unix_ns", round.began_unix_ns}};
 }
 
 Json finding_json(const proto::Finding& finding) {

@@ -24,6 +24,7 @@ struct RoundReport {
   // Measured while the round ran; 0 where there was nothing to measure.
   std::uint64_t dirty_pages_per_s = 0;
   std::uint64_t bandwidth_bytes_per_s = 0;
+  std::int64_t began_unix_ns = 0;  // CLOCK_REALTIME; of the last one, when the blackout began
 };
 
 struct ErrorReport {

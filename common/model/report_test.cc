@@ -51,7 +51,8 @@ MigrationReport example() {
   report.phases_ns = {{"Connecting", 2'000'000}, {"Preflight", 1'000}};
   report.blackout_phases_ns = {{"freeze", 300'000}, {"last pages", 1'200'000}};
   report.resident_bytes = 1 << 30;
-  add_round(report, {1, 1000, 24, 4'100'000, 8'000'000, 900'000, 0, 512'000'000});
+  add_round(report, {1, 1000, 24, 4'100'000, 8'000'000, 900'000, 0, 512'000'000,
+                     1'699'999'999'000'000'001});
   add_round(report, {2, 10, 0, 41'000, 400'000, 100'000, 1250, 102'500'000});
   return report;
 }
@@ -85,6 +86,7 @@ TEST(ReportJson, HoldsEveryField) {
   EXPECT_EQ(document["rounds"][1]["round"], 2);
   EXPECT_DOUBLE_EQ(document["rounds"][0]["ms"], 8);
   EXPECT_EQ(document["rounds"][1]["dirty_pages_per_s"], 1250);
+  EXPECT_EQ(document["rounds"][0]["began_unix_ns"], 1'699'999'999'000'000'001);
 }
 
 TEST(ReportJson, TellsErrorsAndFindings) {

@@ -5,7 +5,6 @@
 // everything it was sent. Exit code 1: something was lost, wrong or reset.
 #include <fmt/format.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
@@ -15,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "integration/clients/ending.h"
 #include "integration/clients/resp.h"
 #include "integration/clients/timeline.h"
 
@@ -87,11 +87,7 @@ Samples ask_until(Caller& caller, const std::atomic<bool>& stop) {
 }
 
 int run(const Options& options) {
-  sigset_t ending;
-  sigemptyset(&ending);
-  sigaddset(&ending, SIGTERM);
-  sigaddset(&ending, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+  block_ending_signals();
   prctl(PR_SET_TIMERSLACK, 1);
   raise_descriptor_limit();
   const std::string host = options.text("host", "127.0.0.1");
@@ -114,11 +110,8 @@ int run(const Options& options) {
       failure = error.what();
     }
   });
-  fmt::print("running\n");
-  std::fflush(stdout);
-  const timespec limit{options.number("seconds", 3600), 0};
-  while (sigtimedwait(&ending, nullptr, &limit) < 0 && errno == EINTR) {
-  }
+  say_running();
+  wait_for_end(options.number("seconds", 3600));
   stop = true;
   asking.join();
   const int64_t end_ns = monotonic_ns();

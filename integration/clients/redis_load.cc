@@ -2,10 +2,11 @@
 // one.
 //   client_redis_load --host H --port P --clients 50 --rate 10000 --write-share 0.25 --seconds S
 //                     --json FILE [--value-bytes 64] [--keys 100] [--only paced|continuous]
+//                     [--samples FILE]
 // The clients share the rate, each with one command under way; one more client, on a thread of its
 // own, sends as soon as the reply is there: its gaps are those of the service. --only runs one of
 // the two sorts, so that each can have a process of its own. Ends after S seconds or at SIGTERM and
-// writes its figures.
+// writes its figures; --samples has a line for every reply.
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -21,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "integration/clients/ending.h"
 #include "integration/clients/resp.h"
 #include "integration/clients/timeline.h"
 
@@ -40,6 +42,7 @@ struct Load {
   size_t keys = 0;         // of each client
   bool paced = true;       // the clients that share the rate run
   bool continuous = true;  // the one that makes no pauses runs
+  std::string samples;     // a file, or empty
 };
 
 struct Counts {
@@ -349,24 +352,14 @@ std::string report(const Clients& clients, Timeline& timeline, double seconds) {
       clients.empty() ? 0 : clients.back()->largest_gap_ns() / 1e6, each, timeline.json());
 }
 
-// Sets `stop` when a signal comes or the time is over; the signals must be blocked everywhere.
-void wait_for_end(int64_t seconds, std::atomic<bool>& stop) {
-  sigset_t ending;
-  sigemptyset(&ending);
-  sigaddset(&ending, SIGTERM);
-  sigaddset(&ending, SIGINT);
-  const timespec limit{seconds, 0};
-  while (sigtimedwait(&ending, nullptr, &limit) < 0 && errno == EINTR) {
-  }
-  stop = true;
+void write_samples(const Clients& clients, int64_t unix_ns, const std::string& file) {
+  std::string text = "client,sent_unix_ns,latency_ns\n";
+  for (size_t i = 0; i < clients.size(); ++i) append_csv(text, i, clients[i]->samples(), unix_ns);
+  fmt::output_file(file).print("{}", text);
 }
 
 int run(const Load& load, const std::string& file) {
-  sigset_t ending;
-  sigemptyset(&ending);
-  sigaddset(&ending, SIGTERM);
-  sigaddset(&ending, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+  block_ending_signals();
   prctl(PR_SET_TIMERSLACK, 1);
 
   Clients paced;
@@ -395,9 +388,9 @@ int run(const Load& load, const std::string& file) {
   std::thread continuous_thread(guarded([&] {
     if (continuous) run_continuous(*continuous, stop);
   }));
-  fmt::print("running\n");
-  std::fflush(stdout);
-  wait_for_end(load.seconds, stop);
+  say_running();
+  wait_for_end(load.seconds);
+  stop = true;
   paced_thread.join();
   continuous_thread.join();
   const int64_t end_ns = monotonic_ns();
@@ -408,6 +401,7 @@ int run(const Load& load, const std::string& file) {
   Timeline timeline(start_ns, start_unix_ns, end_ns);
   const std::string text = report(paced, timeline, static_cast<double>(end_ns - start_ns) / 1e9);
   write_report(file, text);
+  if (!load.samples.empty()) write_samples(paced, start_unix_ns - start_ns, load.samples);
   return 0;
 }
 
@@ -426,6 +420,7 @@ int main(int argc, char** argv) {
     load.seconds = options.number("seconds", 3600);
     load.value_bytes = static_cast<size_t>(options.number("value-bytes", 64));
     load.keys = static_cast<size_t>(options.number("keys", 100));
+    load.samples = options.text("samples", "");
     load.paced = options.text("only", "paced") == "paced";
     load.continuous = options.text("only", "continuous") == "continuous";
     return godwit::client::run(load, options.text("json", ""));

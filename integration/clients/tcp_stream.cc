@@ -4,7 +4,6 @@
 // Connections that stream frames both ways, one closed on either side, and new ones one after the
 // other. Ends after S seconds or at SIGTERM. Exit code 1: something was lost, wrong or reset.
 #include <fmt/format.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "integration/clients/ending.h"
 #include "integration/clients/resp.h"
 #include "integration/workloads/frames.h"
 
@@ -260,19 +260,12 @@ class Streams {
 };
 
 int run(const Options& options) {
-  sigset_t ending;
-  sigemptyset(&ending);
-  sigaddset(&ending, SIGTERM);
-  sigaddset(&ending, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+  block_ending_signals();
   Streams streams({options.text("host", "127.0.0.1"), options.text("port", "7000")},
                   options.fraction("bytes-per-s", 2'000'000));
   streams.start_all(options.number("connections", 8));
-  fmt::print("running\n");
-  std::fflush(stdout);
-  const timespec limit{options.number("seconds", 3600), 0};
-  while (sigtimedwait(&ending, nullptr, &limit) < 0 && errno == EINTR) {
-  }
+  say_running();
+  wait_for_end(options.number("seconds", 3600));
   return streams.finish(options.text("json", ""));
 }
 

@@ -27,6 +27,15 @@ inline uint32_t saturated_ns(int64_t ns) {
 // A deque never moves what it has: recording costs no pause. Owned by one thread until the end.
 using Samples = std::deque<Sample>;
 
+// One line for each reply: "client,sent_unix_ns,latency_ns". `unix_ns` is what CLOCK_REALTIME is
+// ahead of CLOCK_MONOTONIC.
+inline void append_csv(std::string& out, size_t client, const Samples& samples, int64_t unix_ns) {
+  for (const Sample& sample : samples) {
+    fmt::format_to(std::back_inserter(out), "{},{},{}\n", client,
+                   sample.end_ns - sample.latency_ns + unix_ns, sample.latency_ns);
+  }
+}
+
 inline double percentile_ms(std::vector<uint32_t>& values_ns, double share) {
   if (values_ns.empty()) return 0;
   const auto at =

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "integration/clients/ending.h"
 #include "integration/clients/resp.h"
 #include "integration/workloads/frames.h"
 
@@ -116,14 +117,10 @@ class Datagrams {
 int main(int argc, char** argv) {
   try {
     const godwit::client::Options options(argc, argv);
-    sigset_t ending;
-    sigemptyset(&ending);
-    sigaddset(&ending, SIGTERM);
-    sigaddset(&ending, SIGINT);
-    sigprocmask(SIG_BLOCK, &ending, nullptr);
+    godwit::client::block_ending_signals();
+    const sigset_t ending = godwit::client::ending_signals();
     godwit::client::Datagrams datagrams(options);
-    fmt::print("running\n");
-    std::fflush(stdout);
+    godwit::client::say_running();
     datagrams.run(signalfd(-1, &ending, SFD_CLOEXEC));
     return datagrams.report(options.text("json", ""));
   } catch (const std::exception& error) {

@@ -1,4 +1,5 @@
-"""The stage of every benchmark: two hosts with agents and a place for clients, as a context manager."""
+"""The stage of every benchmark and of the demonstration: two hosts with agents and a place for
+clients, as a context manager."""
 
 import contextlib
 import os
@@ -36,6 +37,10 @@ class Stage:
 
     def __exit__(self, *failure):
         return self._stack.__exit__(*failure)
+
+    def callback(self, step) -> None:
+        """Runs `step` at the end, before the agents are stopped and the hosts taken away."""
+        self._stack.callback(step)
 
     def other(self, host: Host) -> Host:
         """The host to move to from `host`."""

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import tempfile
 import threading
@@ -110,7 +111,8 @@ class Agent:
 
 
 class Migration:
-    """A run of `migrate` that was started and not yet waited for; its lines are read as they come."""
+    """A run of `migrate` that was started and not yet waited for; its lines are read as they come,
+    unless they go to the terminal."""
 
     def __init__(self, process: subprocess.Popen, report_file: pathlib.Path, command: list[str]):
         self.process = process
@@ -142,6 +144,12 @@ class Migration:
                     return None
                 self._new_line.wait(0.1)
 
+    def cancel(self, timeout_s: float = 20) -> Run:
+        """SIGINT, as Ctrl-C sends it, and how it ended."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        return self.wait(timeout_s)
+
     def wait(self, timeout_s: float = 120) -> Run:
         """Waits for the end of the run."""
         try:
@@ -151,7 +159,8 @@ class Migration:
             self.process.wait()
             self.lines.append(f"(killed by the test after {timeout_s} s)")
         self._reader.join(timeout=5)
-        self.process.stdout.close()
+        if self.process.stdout:
+            self.process.stdout.close()
         report = {}
         if self._report_file.exists() and self._report_file.stat().st_size:
             report = json.loads(self._report_file.read_text())
@@ -159,7 +168,9 @@ class Migration:
                    self._ended_ns or time.time_ns(), self._command)
 
     def _read(self) -> None:
-        for line in self.process.stdout:
+        if self.process.stdout is None:
+            self.process.wait()
+        for line in self.process.stdout or ():
             with self._new_line:
                 self.lines.append(line.rstrip("\n"))
                 self._new_line.notify_all()
@@ -222,9 +233,10 @@ class Host:
             self.agent = None
 
     def start_migrate(self, pid: int, to, *extra: str, keys: pathlib.Path | None = None,
-                      before: tuple = ()) -> Migration:
-        """Starts `migrate --pid ...` here. `to`: a Host with an agent, or ADDR:PORT."""
-        return self._begin(["--pid", str(pid)], to, extra, keys, before)
+                      before: tuple = (), terminal: bool = False) -> Migration:
+        """Starts `migrate --pid ...` here. `to`: a Host with an agent, or ADDR:PORT. `terminal`: it
+        writes where this program does."""
+        return self._begin(["--pid", str(pid)], to, extra, keys, before, terminal)
 
     def migrate(self, pid: int, to, *extra: str, keys: pathlib.Path | None = None,
                 timeout_s: float = 120, before: tuple = (), watch_memory: bool = False,
@@ -257,7 +269,7 @@ class Host:
         """Runs `migrate check`."""
         return self._begin(["check", "--pid", str(pid)], to, extra, keys, ()).wait()
 
-    def _begin(self, words, to, extra, keys, before) -> Migration:
+    def _begin(self, words, to, extra, keys, before, terminal=False) -> Migration:
         address = to.agent.address if isinstance(to, Host) else to
         keys = keys or self.keys.path(self.part, "source")
         handle, report = tempfile.mkstemp(prefix="report-", suffix=".json", dir=self.folder)
@@ -267,7 +279,9 @@ class Host:
         if words[0] != "check":
             command += ["--state-dir", str(self.state_dir)]
         command += extra
-        process = self.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        output = (dict(stdout=None, stderr=None) if terminal else
+                  dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        process = self.start(command, **output)
         return Migration(process, pathlib.Path(report), command)
 
     def _watch_memory(self, roots: list[int], stop: threading.Event, observe) -> None:

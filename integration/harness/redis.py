@@ -97,18 +97,20 @@ class RedisLoad:
 
     `only`: "paced" (the clients that share the rate) or "continuous" (the one that makes no pauses);
     both when it is empty. Two loads with the same number of clients never use the same keys.
+    `samples`: a file for a line about every reply.
     """
 
     def __init__(self, clients: Host, port: int = 6379, clients_count: int = 50, rate: int = 10000,
                  write_share: float = 0.25, seconds: int = 600, value_bytes: int = 64,
-                 host: str = SERVICE, only: str = ""):
+                 host: str = SERVICE, only: str = "", samples: pathlib.Path | None = None):
         self.file = pathlib.Path(tempfile.mkdtemp(prefix="load-", dir=clients.folder)) / "load.json"
         self.log = self.file.with_suffix(".log")
         self.process = clients.start(
             [program("client_redis_load"), "--host", host, "--port", port, "--clients",
              clients_count, "--rate", rate, "--write-share", write_share, "--seconds", seconds,
              "--json", self.file, "--value-bytes", value_bytes,
-             *(["--only", only] if only else [])], log=self.log)
+             *(["--only", only] if only else []),
+             *(["--samples", samples] if samples else [])], log=self.log)
         wait_until("the load to run", self._is_ready)
 
     def _is_ready(self) -> bool:
