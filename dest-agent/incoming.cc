@@ -311,6 +311,7 @@ void Incoming::commit() {
   network_.announce();
   mark_phase("dest_announce");
   skeleton_->release_streams(network_.replay());
+  if (early_corrections_.sockets_size() > 0) apply(early_corrections_);
   mark_phase("dest_sockets");
   group_->thaw();  // the commit point
   committed_ = true;
@@ -338,7 +339,12 @@ void Incoming::replay(const proto::HeldPackets& packets) {
 }
 
 void Incoming::correct(const proto::Corrections& corrections) {
-  if (!committed_) fail("Corrections came before Commit");
+  if (!prepared_) fail("Corrections came before Final");
+  if (!committed_) return early_corrections_.MergeFrom(corrections);
+  apply(corrections);
+}
+
+void Incoming::apply(const proto::Corrections& corrections) {
   for (std::string& failed : skeleton_->correct_sockets(corrections)) {
     log_error("migration={} {}", hello_.migration_id(), failed);
     differences_.push_back(std::move(failed));

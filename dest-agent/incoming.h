@@ -60,6 +60,7 @@ class Incoming {
   void await_round(std::uint32_t round);
   void handle_page_report(const proto::PageReport& report);
   void verify(const proto::Process& expected);
+  void apply(const proto::Corrections& corrections);
   void write_journal(State state);
   void mark_phase(const char* name);
   // What must be done once the process runs, whether or not the source still hears it. Idempotent.
@@ -87,6 +88,7 @@ class Incoming {
   std::optional<Nursery> nursery_;
   std::optional<Skeleton> skeleton_;
   std::map<std::uint32_t, proto::TcpSocket> streams_;  // by file, until Final comes
+  proto::Corrections early_corrections_;               // came before Commit
   std::uint32_t round_received_ = 0;
   std::int64_t phase_began_ns_ = 0;
   std::vector<proto::Phase> phases_;

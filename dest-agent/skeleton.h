@@ -53,8 +53,8 @@ class Skeleton {
   void release_streams(PacketReplay& replay) { fd_table_.release(replay); }
   void prompt_streams(PacketReplay& replay) const { fd_table_.prompt(replay); }
 
-  // The process runs: what its sockets got at the source in the last instant. Returns what could
-  // not be done.
+  // Once streams are released: what their sockets got at the source in the last instant. Returns
+  // what could not be done.
   std::vector<std::string> correct_sockets(const proto::Corrections& corrections) {
     return fd_table_.correct_sockets(host_pid_, corrections);
   }

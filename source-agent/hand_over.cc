@@ -189,7 +189,8 @@ void hand_over(Migration& migration) {
   clock.mark("send");
   // The destination is at work now: the time to look again at what was taken for unchanged.
   migration.capture->confirm(*migration.task);
-  migration.capture->fd_table().confirm_streams();
+  const proto::Corrections corrections = migration.capture->fd_table().confirm_streams();
+  if (corrections.sockets_size() > 0) migration.control->send_body(corrections);
   await_prepared(migration, clock);
   migration.machine.apply(Event::kDestinationPrepared);
   commit(migration, clock);

@@ -128,11 +128,17 @@ constexpr KnownOption kKnown[] = {
     {IPPROTO_IPV6, IPV6_MULTICAST_LOOP, "IPV6_MULTICAST_LOOP", OptionUse::kDatagram},
 };
 
-constexpr std::pair<int, int> kLively[] = {
-    {SOL_SOCKET, SO_REUSEADDR},      {SOL_SOCKET, SO_ATTACH_FILTER}, {SOL_SOCKET, SO_SNDBUF},
-    {SOL_SOCKET, SO_RCVBUF},         {SOL_SOCKET, SO_RCVTIMEO},      {SOL_SOCKET, SO_SNDTIMEO},
-    {SOL_SOCKET, SO_RCVLOWAT},       {IPPROTO_TCP, TCP_NODELAY},     {IPPROTO_TCP, TCP_CORK},
-    {IPPROTO_TCP, TCP_WINDOW_CLAMP},
+constexpr std::tuple<int, int, OptionPace> kPaces[] = {
+    {SOL_SOCKET, SO_REUSEADDR, OptionPace::kUrgent},
+    {SOL_SOCKET, SO_SNDBUF, OptionPace::kUrgent},
+    {SOL_SOCKET, SO_RCVBUF, OptionPace::kUrgent},
+    {IPPROTO_TCP, TCP_WINDOW_CLAMP, OptionPace::kUrgent},
+    {SOL_SOCKET, SO_ATTACH_FILTER, OptionPace::kLively},
+    {SOL_SOCKET, SO_RCVTIMEO, OptionPace::kLively},
+    {SOL_SOCKET, SO_SNDTIMEO, OptionPace::kLively},
+    {SOL_SOCKET, SO_RCVLOWAT, OptionPace::kLively},
+    {IPPROTO_TCP, TCP_NODELAY, OptionPace::kLively},
+    {IPPROTO_TCP, TCP_CORK, OptionPace::kLively},
 };
 
 std::optional<std::string> read_option(int fd, const KnownOption& option) {
@@ -210,24 +216,28 @@ const std::string& tcp_congestion_of_new_sockets(int family) {
   return kUnknown;
 }
 
-bool is_lively_option(int level, int name) {
-  return std::find(std::begin(kLively), std::end(kLively), std::pair(level, name)) !=
-         std::end(kLively);
+OptionPace option_pace(int level, int name) {
+  for (const auto& [its_level, its_name, pace] : kPaces) {
+    if (its_level == level && its_name == name) return pace;
+  }
+  return OptionPace::kSettled;
 }
 
-std::vector<SocketOptionValue> lively_socket_options(int fd, int family, int type, int protocol) {
+std::vector<SocketOptionValue> changed_socket_options(int fd, int family, int type, int protocol,
+                                                      OptionPace pace) {
   const Values& normal = new_socket_values({family, type, protocol});
   std::vector<SocketOptionValue> changed;
   for (std::size_t index = 0; index < std::size(kKnown); ++index) {
     const KnownOption& option = kKnown[index];
-    if (!normal[index] || !is_lively_option(option.level, option.name)) continue;
+    if (!normal[index] || option_pace(option.level, option.name) != pace) continue;
     std::optional<std::string> now = read_option(fd, option);
     if (now && *now != *normal[index]) {
       changed.push_back({option.level, option.name, *std::move(now)});
     }
   }
-  if (const auto filter = classic_socket_filter(fd)) {
-    changed.push_back({SOL_SOCKET, SO_ATTACH_FILTER, *filter});
+  if (pace != option_pace(SOL_SOCKET, SO_ATTACH_FILTER)) return changed;
+  if (auto filter = classic_socket_filter(fd)) {
+    changed.push_back({SOL_SOCKET, SO_ATTACH_FILTER, *std::move(filter)});
   }
   return changed;
 }
@@ -243,6 +253,10 @@ int try_set_socket_option(int fd, const SocketOptionValue& option) {
     name = name == SO_SNDBUF ? SO_SNDBUFFORCE : SO_RCVBUFFORCE;
   }
   if (option.level == SOL_SOCKET && name == SO_ATTACH_FILTER) {
+    if (value.empty()) {
+      int unused = 0;
+      return setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused) == 0 ? 0 : errno;
+    }
     sock_fprog program{};
     program.len = static_cast<unsigned short>(value.size() / sizeof(sock_filter));
     program.filter = reinterpret_cast<sock_filter*>(value.data());
@@ -260,6 +274,9 @@ void set_socket_option(int fd, const SocketOptionValue& option) {
 }
 
 SocketOptionValue socket_option(int fd, int level, int name) {
+  if (level == SOL_SOCKET && name == SO_ATTACH_FILTER) {
+    return {level, name, classic_socket_filter(fd).value_or(std::string())};
+  }
   std::array<char, 256> value{};
   socklen_t bytes = value.size();
   if (getsockopt(fd, level, name, value.data(), &bytes) != 0) {

@@ -27,16 +27,22 @@ std::string socket_option_name(int level, int name);
 // packet filter (SO_ATTACH_FILTER). Throws Error.
 std::vector<SocketOptionValue> changed_socket_options(int fd, int family, int type, int protocol);
 
-// The same of those alone that programs set while they work, or the kernel by itself (what it
-// tunes), or that a socket in repair mode or with blocked input does not show. A sixth of the cost.
-std::vector<SocketOptionValue> lively_socket_options(int fd, int family, int type, int protocol);
-bool is_lively_option(int level, int name);
+// How often an option changes.
+enum class OptionPace {
+  kSettled,  // set when the socket is made
+  kLively,   // by programs while they work
+  kUrgent,   // and the kernel tunes it by itself, or a socket in repair mode does not show it
+};
+OptionPace option_pace(int level, int name);
+// The same of those of `pace` alone. A sixth of the cost for all that are not settled.
+std::vector<SocketOptionValue> changed_socket_options(int fd, int family, int type, int protocol,
+                                                      OptionPace pace);
 
 // "cubic": what connections of this host start with, unless told otherwise. Asked once.
 const std::string& tcp_congestion_of_new_sockets(int family);
 
-// Sets one as it was read: sizes are halved and forced, SO_BUF_LOCK must come after them. Throws
-// Error naming the option.
+// Sets one as it was read: sizes are halved and forced, SO_BUF_LOCK must come after them; an empty
+// SO_ATTACH_FILTER takes the filter away. Throws Error naming the option.
 void set_socket_option(int fd, const SocketOptionValue& option);
 // Gives the errno (0: set).
 int try_set_socket_option(int fd, const SocketOptionValue& option);

@@ -47,7 +47,7 @@ class FdTableRestorer {
   // A connection ahead of cut_over(), which leaves it alone then. One that was not prepared as it
   // is now waits for cut_over().
   void finish_stream(const proto::OpenFile& file);
-  // Once the process runs on its own: sets options of sockets that it has not closed meanwhile.
+  // After release(): sets options of sockets that the process, which may run, has not closed.
   // Returns a line for each that failed.
   std::vector<std::string> correct_sockets(pid_t host_pid, const proto::Corrections& corrections);
   void cut_over(proto::FdTable want) {

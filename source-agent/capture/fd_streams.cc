@@ -11,7 +11,8 @@
 namespace godwit {
 namespace {
 
-// Enough that the message costs little beside them, and few enough that the destination soon starts.
+// Enough that the message costs little beside them, and few enough that the destination soon
+// starts.
 constexpr std::size_t kConnectionsPerPart = 128;
 
 // One call for all of them.
@@ -73,13 +74,18 @@ void FdTableCapture::describe_streams(const StreamSink& send) {
   }
 }
 
-void FdTableCapture::confirm_streams() const {
+proto::Corrections FdTableCapture::confirm_streams() const {
+  proto::Corrections corrections;
   for (const FdFacts& facts : kept_) {
     const KnownSocket* known = find_known(facts);
-    if (known != nullptr && known->segments_in) {
-      confirm_tcp_connection(facts.copy.get(), known->described);
-    }
+    if (known == nullptr || !known->segments_in) continue;
+    proto::SocketCorrection correction;
+    confirm_tcp_connection(facts.copy.get(), known->described, correction);
+    if (correction.options().empty()) continue;
+    correction.set_file(static_cast<std::uint32_t>(facts.fd));
+    *corrections.add_sockets() = std::move(correction);
   }
+  return corrections;
 }
 
 }  // namespace godwit

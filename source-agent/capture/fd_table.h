@@ -79,8 +79,9 @@ class FdTableCapture {
   // at the destination while the others are looked at. describe_final() names them only.
   using StreamSink = std::function<void(proto::Streams&)>;
   void describe_streams(const StreamSink& send);
-  // Before the commit: throws Error when one of them is not the connection that describe() saw.
-  void confirm_streams() const;
+  // Before the commit: what describe_streams() took for unchanged and was not, to be set right
+  // before they are released. Throws Error when one is not the connection that describe() saw.
+  proto::Corrections confirm_streams() const;
   // Everything else, TCP streams included. Of TCP sockets that describe() has seen, only what
   // programs change while they work is read again: find_corrections() looks at the rest.
   proto::FdTable describe_final();

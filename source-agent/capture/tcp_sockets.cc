@@ -99,8 +99,10 @@ void preflight_addresses(int agent_fd, const std::string& object, const ProcessS
          "let the other end connect to an address that other hosts reach, or close the connection");
 }
 
-void add_option(SocketOptionValue option, proto::TcpSocket& socket) {
-  proto::SocketOption& added = *socket.add_options();
+using OptionList = google::protobuf::RepeatedPtrField<proto::SocketOption>;
+
+void add_option(SocketOptionValue option, OptionList& options) {
+  proto::SocketOption& added = *options.Add();
   added.set_level(option.level);
   added.set_name(option.name);
   added.set_value(std::move(option.value));
@@ -122,7 +124,7 @@ void put_options(int agent_fd, proto::TcpSocket& socket) {
     const bool negotiated =
         option.level == IPPROTO_TCP && (option.name == TCP_MAXSEG || option.name == TCP_CONGESTION);
     if (stream && negotiated) continue;
-    add_option(std::move(option), socket);
+    add_option(std::move(option), *socket.mutable_options());
   }
   sort_options(socket);
 }
@@ -165,8 +167,9 @@ bool reuses_address(const proto::TcpSocket& socket) {
   });
 }
 
-// The description of before, with the options that change while programs work as they are now.
-proto::TcpSocket capture_lively(int agent_fd, const proto::TcpSocket& before) {
+// The description of before, with the options of these paces as they are now.
+proto::TcpSocket capture_anew(int agent_fd, const proto::TcpSocket& before,
+                              std::initializer_list<OptionPace> paces) {
   proto::TcpSocket socket;
   socket.set_family(before.family());
   socket.set_state(before.state());
@@ -177,11 +180,15 @@ proto::TcpSocket capture_lively(int agent_fd, const proto::TcpSocket& before) {
   socket.set_owner_gid(before.owner_gid());
   socket.set_backlog(before.backlog());
   for (const proto::SocketOption& option : before.options()) {
-    if (!is_lively_option(option.level(), option.name())) *socket.add_options() = option;
+    const OptionPace pace = option_pace(option.level(), option.name());
+    const bool anew = std::find(paces.begin(), paces.end(), pace) != paces.end();
+    if (!anew) *socket.add_options() = option;
   }
-  for (SocketOptionValue& option :
-       lively_socket_options(agent_fd, socket.family(), SOCK_STREAM, IPPROTO_TCP)) {
-    add_option(std::move(option), socket);
+  for (const OptionPace pace : paces) {
+    for (SocketOptionValue& option :
+         changed_socket_options(agent_fd, socket.family(), SOCK_STREAM, IPPROTO_TCP, pace)) {
+      add_option(std::move(option), *socket.mutable_options());
+    }
   }
   sort_options(socket);
   return socket;
@@ -247,6 +254,26 @@ void put_stream(int fd, const TcpFacts& facts, const TcpFacts* before_hold,
   stream.set_quiet(before_hold != nullptr && facts.segments_in == before_hold->segments_in &&
                    facts.segments_out == before_hold->segments_out &&
                    stream.window_receive_update() == stream.receive().sequence());
+}
+
+// Adds what an option of this pace is now where it is not what it was.
+void find_option_changes(int fd, const OptionList& before, const OptionList& now, OptionPace pace,
+                         OptionList& out) {
+  const auto find = [](const OptionList& options, const proto::SocketOption& option) {
+    return std::find_if(options.begin(), options.end(), [&](const auto& each) {
+      return each.level() == option.level() && each.name() == option.name();
+    });
+  };
+  for (const proto::SocketOption& option : now) {
+    if (option_pace(option.level(), option.name()) != pace) continue;
+    const auto old = find(before, option);
+    if (old == before.end() || old->value() != option.value()) *out.Add() = option;
+  }
+  for (const proto::SocketOption& option : before) {
+    if (option_pace(option.level(), option.name()) != pace) continue;
+    if (find(now, option) != now.end()) continue;
+    add_option(socket_option(fd, option.level(), option.name()), out);
+  }
 }
 
 }  // namespace
@@ -316,7 +343,8 @@ proto::TcpSocket capture_tcp_socket_again(int agent_fd, const proto::TcpSocket& 
   if (static_cast<int>(tcp_facts(agent_fd).state) != before.state()) {
     return capture_tcp_socket(agent_fd);
   }
-  proto::TcpSocket socket = capture_lively(agent_fd, before);
+  proto::TcpSocket socket =
+      capture_anew(agent_fd, before, {OptionPace::kLively, OptionPace::kUrgent});
   if (const auto local = SocketAddress::local_of(agent_fd)) {
     socket.set_local_address(local->bytes());
   }
@@ -331,34 +359,13 @@ void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
                           proto::SocketCorrection& out) {
   const proto::TcpSocket now = capture_tcp_socket(agent_fd);
   if (now.backlog() != before.backlog()) out.set_backlog(now.backlog());
-  const auto add = [&](SocketOptionValue value) {
-    proto::SocketOption& added = *out.add_options();
-    added.set_level(value.level);
-    added.set_name(value.name);
-    added.set_value(std::move(value.value));
-  };
-  const auto find = [](const proto::TcpSocket& socket, const proto::SocketOption& option) {
-    return std::find_if(socket.options().begin(), socket.options().end(), [&](const auto& each) {
-      return each.level() == option.level() && each.name() == option.name();
-    });
-  };
-  for (const proto::SocketOption& option : now.options()) {
-    if (is_lively_option(option.level(), option.name())) continue;
-    const auto old = find(before, option);
-    if (old == before.options().end() || old->value() != option.value()) {
-      *out.add_options() = option;
-    }
-  }
-  for (const proto::SocketOption& option : before.options()) {
-    if (is_lively_option(option.level(), option.name())) continue;
-    if (find(now, option) != now.options().end()) continue;
-    add(socket_option(agent_fd, option.level(), option.name()));
-  }
+  find_option_changes(agent_fd, before.options(), now.options(), OptionPace::kSettled,
+                      *out.mutable_options());
   const std::string& congestion = before.stream().congestion_control();
   if (congestion.empty()) return;
   std::string now_congestion = tcp_congestion_control(agent_fd);
   if (now_congestion != congestion) {
-    add({IPPROTO_TCP, TCP_CONGESTION, std::move(now_congestion)});
+    add_option({IPPROTO_TCP, TCP_CONGESTION, std::move(now_congestion)}, *out.mutable_options());
   }
 }
 
@@ -382,7 +389,7 @@ void capture_tcp_stream(int agent_fd, proto::TcpSocket& socket, const TcpFacts* 
 std::optional<proto::TcpSocket> capture_tcp_connection(int agent_fd, const proto::TcpSocket& before,
                                                        const TcpFacts& before_hold,
                                                        bool receive_shutdown) {
-  proto::TcpSocket socket = capture_lively(agent_fd, before);
+  proto::TcpSocket socket = capture_anew(agent_fd, before, {OptionPace::kUrgent});
   const RepairMode repair(agent_fd, socket);
   const TcpFacts facts = tcp_facts(agent_fd);
   if (static_cast<int>(facts.state) != before.state()) return std::nullopt;
@@ -393,7 +400,15 @@ std::optional<proto::TcpSocket> capture_tcp_connection(int agent_fd, const proto
   return socket;
 }
 
-void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described) {
+void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described,
+                            proto::SocketCorrection& out) {
+  OptionList now;
+  for (SocketOptionValue& option : changed_socket_options(agent_fd, described.family(), SOCK_STREAM,
+                                                          IPPROTO_TCP, OptionPace::kLively)) {
+    add_option(std::move(option), now);
+  }
+  find_option_changes(agent_fd, described.options(), now, OptionPace::kLively,
+                      *out.mutable_options());
   const auto local = SocketAddress::local_of(agent_fd);
   const auto remote = SocketAddress::remote_of(agent_fd);
   if (local && remote && local->bytes() == described.local_address() &&

@@ -59,20 +59,22 @@ void preflight_tcp_socket(int agent_fd, int fd, const ProcessSockets& sockets, F
 // Everything except the stream.
 proto::TcpSocket capture_tcp_socket(int agent_fd);
 // The same of a socket that was described a moment ago: reads only what programs change while they
-// work (is_lively_option). About 15 system calls instead of 70.
+// work (OptionPace). About 15 system calls instead of 70.
 proto::TcpSocket capture_tcp_socket_again(int agent_fd, const proto::TcpSocket& before);
 // What capture_tcp_socket_again() took for unchanged and is not, for a socket that stands still
 // since (in repair mode or not).
 void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
                           proto::SocketCorrection& out);
 // A connection that was described a moment ago, with its stream; nothing when its state has changed
-// since. What its two ends are is taken from before: confirm_tcp_connection() looks at it.
+// since. Its two ends and the options that the making of the socket does not rest on (OptionPace)
+// are taken from before: confirm_tcp_connection() looks at them.
 // `receive_shutdown`: as poll(2) says.
 std::optional<proto::TcpSocket> capture_tcp_connection(int agent_fd, const proto::TcpSocket& before,
                                                        const TcpFacts& before_hold,
                                                        bool receive_shutdown);
-// Throws Error when the descriptor's ends are not those of the description.
-void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described);
+// Adds the lively options that are not as described. Throws Error when the ends are not.
+void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described,
+                            proto::SocketCorrection& out);
 // The name of its algorithm; what the description of a connection has beside its options.
 std::string tcp_congestion_control(int agent_fd);
 // Fills state and stream of a socket that has one (has_tcp_stream()), or what is left of it when it
