@@ -13,7 +13,6 @@
 #include "common/base/error.h"
 #include "common/base/log.h"
 #include "common/base/steady_heap.h"
-#include "common/kernel/short_turns.h"
 #include "common/model/describe.h"
 #include "common/model/host_features.h"
 #include "common/model/snapshot.h"
@@ -248,7 +247,7 @@ void Incoming::brace(const proto::Brace& brace) {
   if (!record_.addresses.empty()) write_journal(State::kBuilding);
   network_.brace(brace);
   keep_heap_steady();  // what was touched before is used up, or shared by a fork
-  take_short_turns();
+  precedence_.emplace();
   control_.send_body(proto::Braced{});
 }
 
@@ -326,6 +325,7 @@ void Incoming::commit() {
 void Incoming::make_lasting() {
   if (lasting_) return;
   lasting_ = true;
+  precedence_.reset();
   attempt("acknowledging", [&] { skeleton_->prompt_streams(network_.replay()); });
   attempt("delivering held packets", [&] { network_.deliver(); });
   attempt("outliving this agent", [&] { nursery_->outlive(); });

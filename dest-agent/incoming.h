@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/kernel/cgroup_fs.h"
+#include "common/kernel/precedence.h"
 #include "common/model/journal.h"
 #include "common/wire/channel.h"
 #include "common/wire/key_folder.h"
@@ -87,6 +88,7 @@ class Incoming {
   std::optional<FreezerGroup> group_;
   std::optional<Nursery> nursery_;
   std::optional<Skeleton> skeleton_;
+  std::optional<Precedence> precedence_;  // from Braced to the commit
   std::map<std::uint32_t, proto::TcpSocket> streams_;  // by file, until Final comes
   proto::Corrections early_corrections_;               // came before Commit
   std::uint32_t round_received_ = 0;

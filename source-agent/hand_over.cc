@@ -7,7 +7,7 @@
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
 #include "common/base/steady_heap.h"
-#include "common/kernel/short_turns.h"
+#include "common/kernel/precedence.h"
 #include "common/model/snapshot.h"
 #include "common/network/socket_address.h"
 #include "source-agent/migration.h"
@@ -69,7 +69,6 @@ void get_ready(Migration& migration) {
   migration.control->send_body(brace);
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
   keep_heap_steady();
-  take_short_turns();
   look_at_threads(migration);
   migration.capture->observe_calls();
   // What was written while all this was made ready need not travel in the blackout.
@@ -178,6 +177,7 @@ void await_committed(Migration& migration, PhaseClock& clock) {
 void hand_over(Migration& migration) {
   get_ready(migration);
   throw_if_cancelled();
+  const Precedence precedence;
   PhaseClock clock(migration.report);
   const std::int64_t began_ns = clock.last_ns();
   migration.task->stop();
