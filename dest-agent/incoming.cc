@@ -240,6 +240,7 @@ void Incoming::mark_phase(const char* name) {
 }
 
 void Incoming::brace(const proto::Brace& brace) {
+  if (!skeleton_) fail("Brace came before a description");
   for (const proto::MovedAddress& address : brace.addresses()) {
     if (const auto known = IpAddress::from_bytes(address.address())) {
       record_.addresses.push_back(known->text());
@@ -247,6 +248,7 @@ void Incoming::brace(const proto::Brace& brace) {
   }
   if (!record_.addresses.empty()) write_journal(State::kBuilding);
   network_.brace(brace);
+  skeleton_->mappings().release();
   keep_heap_steady();  // what was touched before is used up, or shared by a fork
   take_short_turns();
   control_.send_body(proto::Braced{});
