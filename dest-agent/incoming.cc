@@ -153,6 +153,7 @@ void Incoming::describe(proto::Snapshot& snapshot) {
   std::shared_ptr<proto::Process> process = take_process(snapshot);
   if (!skeleton_) {
     build(std::move(process));
+    give_heap_back();
   } else {
     network_.hold(process->fd_table());
     skeleton_->reconcile(std::move(process));

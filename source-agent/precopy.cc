@@ -24,7 +24,7 @@ void follow_layout(Migration& migration) {
     return;
   }
   proto::Process process = migration.capture->describe_running(*migration.task);
-  migration.memory->update(process.mappings());
+  migration.memory->update(migration.capture->mappings().described());
   describe_again(migration, process);
 }
 

@@ -18,6 +18,9 @@
 namespace godwit {
 namespace {
 
+// More would only be memory that is held at the same time.
+constexpr std::size_t kRowsAtOnce = 2000;
+
 constexpr std::uint64_t kAdviceFlags = proto::AREA_DONT_FORK | proto::AREA_DONT_DUMP |
                                        proto::AREA_WIPE_ON_FORK | proto::AREA_MERGEABLE |
                                        proto::AREA_HUGE_PAGES | proto::AREA_NO_HUGE_PAGES |
@@ -309,7 +312,10 @@ void MappingsRestorer::reconcile(std::shared_ptr<const proto::Mappings> wanted) 
   for (const PageRange& range : diff.unmap) {
     batch.add(SYS_munmap, {range.start, range.bytes()}, area_name(range));
   }
-  for (const LayoutSegment& segment : diff.map) map_segment(segment, want, batch);
+  for (const LayoutSegment& segment : diff.map) {
+    map_segment(segment, want, batch);
+    if (batch.rows().size() >= kRowsAtOnce) task_.run(std::exchange(batch, {}));
+  }
   for (const LayoutSegment& segment : diff.change) {
     const PageRange& range = segment.range;
     const std::uint32_t protection = building_protection(*segment.want);

@@ -49,7 +49,9 @@ class ProcessCapture {
   void observe_calls();
   // The areas only: the process is stopped or runs. The program break may be out of date;
   // describe_final() asks for it.
-  proto::Mappings describe_mappings(RemoteTask& task) { return mappings_.describe_areas(&task); }
+  std::shared_ptr<const proto::Mappings> describe_mappings(RemoteTask& task) {
+    return mappings_.describe_areas(&task);
+  }
 
   MappingsCapture& mappings() { return mappings_; }
   FdTableCapture& fd_table() { return fd_table_; }
@@ -64,7 +66,7 @@ class ProcessCapture {
   MappingsCapture mappings_;
   FdTableCapture fd_table_;
   BlockedCallWatch blocked_calls_;
-  proto::Process last_;
+  proto::Process last_;  // without areas
   KnownThreads known_threads_;
   std::unique_ptr<Questions> asked_;
 };
