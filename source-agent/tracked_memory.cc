@@ -81,7 +81,7 @@ void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
     if (stops) task_.resume();
   });
   std::vector<PageRange> whole;
-  auto range = ranges.begin();
+  auto range = ranges.begin();  // in address order, as the lines are
   const std::string path = fmt::format("/proc/{}/maps", task_.host_pid());
   visit_maps(read_file(path), path, [&](const MapsLine& line) {
     while (range != ranges.end() && range->end <= line.range.start) ++range;
@@ -95,7 +95,11 @@ void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
   }
 }
 
-void TrackedMemory::track_again(const std::vector<PageRange>& ranges) { arm(ranges); }
+void TrackedMemory::track_again(std::vector<PageRange> ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
+  arm(ranges);
+}
 
 bool TrackedMemory::same_address_space() const {
   // The descriptor stays with the address space it was opened on; after an exec that one is gone

@@ -36,7 +36,7 @@ class TrackedMemory {
   void mark_scanned();
 
   // Areas that a scan found without tracking (mapped anew in the same place): registers them again.
-  void track_again(const std::vector<PageRange>& ranges);
+  void track_again(std::vector<PageRange> ranges);
 
   // The address space of the task is the one that was tracked at first (no exec since).
   bool same_address_space() const;
