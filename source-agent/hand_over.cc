@@ -62,7 +62,6 @@ void get_ready(Migration& migration) {
   if (areas_changed || process.fd_table().SerializeAsString() != migration.described_fd_table) {
     describe_again(migration, process);
   } else {
-    process.clear_mappings();  // can be large
     publish_areas(migration);  // nothing is fresh any more
   }
   const proto::Brace brace = migration.network->prepare(process.fd_table());

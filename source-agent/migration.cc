@@ -114,6 +114,7 @@ void describe_again(Migration& migration, proto::Process& process) {
   migration.described_fd_table = process.fd_table().SerializeAsString();
   ++migration.generation;
   publish_areas(migration);
+  *process.mutable_mappings() = *migration.capture->mappings().described();
   send_description(migration, process);
   process.clear_mappings();
   await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kReconcileTimeoutNs);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
+#include <utility>
 
 #include "common/base/error.h"
 #include "common/base/unique_fd.h"
@@ -151,7 +152,7 @@ MappingsCapture::MappingsCapture(pid_t host_pid) : host_pid_(host_pid) {
 }
 
 void MappingsCapture::refresh_flags() {
-  flags_.clear();
+  const std::vector<FlagsRange> before = std::exchange(flags_, {});
   obstructed_.clear();
   visit_vm_flags(host_pid_, [this](const AreaVmFlags& area) {
     const std::uint64_t flags = area_flags(area);
@@ -166,7 +167,7 @@ void MappingsCapture::refresh_flags() {
       obstructed_.push_back({area.range, std::move(*obstacle)});
     }
   });
-  last_text_.clear();
+  if (flags_ != before) last_text_.clear();
 }
 
 std::uint64_t MappingsCapture::flags_of(const PageRange& range) const {
@@ -245,6 +246,7 @@ std::shared_ptr<const proto::Mappings> MappingsCapture::describe_areas(RemoteTas
   for (int tries = 1;; ++tries) {
     // A line tells the device, the inode, the path and whether it is deleted: the same lines are
     // the same areas.
+    if (runs && is_as_described()) return last_;  // no text to keep for a moment
     std::string text = read_file(fmt::format("/proc/{}/maps", host_pid_));
     if (text == last_text_) return last_;
     try {

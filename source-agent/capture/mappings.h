@@ -55,6 +55,7 @@ class MappingsCapture {
   struct FlagsRange {
     PageRange range;
     std::uint64_t flags = 0;  // AreaFlag bits
+    bool operator==(const FlagsRange&) const = default;
   };
   struct Obstructed {
     PageRange range;

@@ -104,11 +104,9 @@ proto::Process ProcessCapture::describe(RemoteTask& task) {
 }
 
 proto::Process ProcessCapture::describe_running(RemoteTask& task) {
-  const std::shared_ptr<const proto::Mappings> mappings = mappings_.describe_areas(&task);
+  mappings_.describe_areas(&task);
   *last_.mutable_fd_table() = fd_table_.describe();
-  proto::Process process = last_;
-  *process.mutable_mappings() = *mappings;
-  return process;
+  return last_;
 }
 
 void ProcessCapture::refresh() {

@@ -24,7 +24,8 @@ class ProcessCapture {
   proto::Process describe_outside();
   // Everything but TCP streams; the process is stopped.
   proto::Process describe(RemoteTask& task);
-  // The process runs: areas and descriptors anew, the rest as it was last described.
+  // The process runs: descriptors anew, the rest as it was last described. The areas anew too, but
+  // they are not in the result: mappings().described() has them.
   proto::Process describe_running(RemoteTask& task);
   // Shortly before the switch: duplicates, flags and watches, so that describe_final() reads
   // little.
