@@ -152,6 +152,7 @@ void Incoming::describe(proto::Snapshot& snapshot) {
   std::shared_ptr<proto::Process> process = take_process(snapshot);
   if (!skeleton_) {
     build(std::move(process));
+    give_heap_back();
   } else {
     network_.hold(process->fd_table());
     skeleton_->reconcile(std::move(process));
@@ -239,6 +240,7 @@ void Incoming::mark_phase(const char* name) {
 }
 
 void Incoming::brace(const proto::Brace& brace) {
+  if (!skeleton_) fail("Brace came before a description");
   for (const proto::MovedAddress& address : brace.addresses()) {
     if (const auto known = IpAddress::from_bytes(address.address())) {
       record_.addresses.push_back(known->text());
@@ -246,6 +248,7 @@ void Incoming::brace(const proto::Brace& brace) {
   }
   if (!record_.addresses.empty()) write_journal(State::kBuilding);
   network_.brace(brace);
+  skeleton_->mappings().release();
   keep_heap_steady();  // what was touched before is used up, or shared by a fork
   precedence_.emplace();
   control_.send_body(proto::Braced{});

@@ -103,20 +103,24 @@ void PagePlacer::place_in(const TrackedArea& area, const PageFrame::Run& run) {
 }
 
 void PagePlacer::fill(Address to, const std::byte* from, std::uint64_t bytes) {
+  std::uint64_t step = bytes;
   while (bytes > 0) {
-    CopyOutcome outcome = userfaultfd_copy(uffd_.get(), to, from, bytes);
-    if (outcome.code == ENOENT && outcome.bytes == 0 && bytes > kPageSize) {
-      // The range may reach beyond the end of a mapping, which the kernel refuses as a whole.
-      outcome = userfaultfd_copy(uffd_.get(), to, from, kPageSize);
+    step = std::min(step, bytes);
+    CopyOutcome outcome = userfaultfd_copy(uffd_.get(), to, from, step);
+    if (outcome.bytes == 0 && outcome.code == ENOENT && step > kPageSize) {
+      step = kPageSize;  // it may reach beyond the end of a mapping, which is refused as a whole
+      continue;
     }
-    if (outcome.bytes == 0 && outcome.code == EEXIST) {
+    if (outcome.bytes == 0 && (outcome.code == EEXIST || outcome.code == ENOENT)) {
+      // It is there already, or its area is no longer registered and a fault waits for nobody.
       overwrite(to, from, kPageSize);
       outcome.bytes = kPageSize;
     } else if (outcome.bytes == 0 && outcome.code == EAGAIN) {
       sched_yield();  // the layout is being changed; it was just that moment
     } else if (outcome.bytes == 0) {
-      const char* hint = outcome.code == ENOENT ? " (not a registered mapping)" : "";
-      throw_errno(outcome.code, fmt::format("placing the page at {:x}{}", to, hint));
+      throw_errno(outcome.code, fmt::format("placing the page at {:x}", to));
+    } else {
+      step *= 2;
     }
     to += outcome.bytes;
     from += outcome.bytes;

@@ -108,6 +108,17 @@ TEST_F(PagePlacerTest, FillsOverwritesAndClears) {
   EXPECT_EQ(content(pages(0, 16)), "..a....c........");
 }
 
+TEST_F(PagePlacerTest, PagesOfAreasThatAreNotRegisteredAreWritten) {
+  TestChild child;
+  child.map(pages(0, 16));
+  build(child, {pages(4, 2), pages(8, 8)});
+  set_areas(1, {{pages(0, 16), AreaKind::kAnonymous, true}});
+  EXPECT_EQ(place(1, pages(1, 12), 'a'), "");
+  EXPECT_EQ(place_zero(1, pages(2, 2)), "");
+  EXPECT_EQ(place(1, pages(3, 1), 'b'), "");
+  EXPECT_EQ(content(pages(0, 16)), ".a.baaaaaaaaa...");
+}
+
 TEST_F(PagePlacerTest, PagesThatWereThereBeforeAreOverwritten) {
   TestChild child;
   child.map(pages(0, 8));
@@ -148,7 +159,7 @@ TEST_F(PagePlacerTest, AnAreaWithoutMappingIsTold) {
   child.map(pages(0, 8));
   build(child, {pages(0, 8)});
   set_areas(1, {{pages(4, 8), AreaKind::kAnonymous, true}});
-  EXPECT_THAT(place(1, pages(6, 4), 'x'), HasSubstr("placing the page at 200000008000"));
+  EXPECT_THAT(place(1, pages(6, 4), 'x'), HasSubstr("the page at 200000008000"));
 }
 
 TEST_F(PagePlacerTest, TheSameAreasUnderALaterGeneration) {

@@ -4,7 +4,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
-#include "common/model/snapshot.h"
+#include "common/base/steady_heap.h"
 #include "source-agent/destination.h"
 #include "source-agent/migration.h"
 
@@ -56,20 +56,19 @@ void build(Migration& migration) {
   migration.capture->watch_stops(*migration.task);
   const std::int64_t stopped_ns = monotonic_ns();
   migration.task->stop();
-  proto::Describe describe;
-  proto::Snapshot& snapshot = *describe.mutable_snapshot();
-  snapshot.set_version(kSnapshotVersion);
-  snapshot.set_generation(++migration.generation);
-  *snapshot.add_processes() = migration.capture->describe(*migration.task);
+  proto::Process process = migration.capture->describe(*migration.task);
   migration.memory.emplace(*migration.task, kind);
-  migration.memory->update(snapshot.processes(0).mappings());
+  migration.memory->update(migration.capture->mappings().described());
   migration.task->resume();
-  migration.described_fd_table = snapshot.processes(0).fd_table().SerializeAsString();
+  migration.described_fd_table = process.fd_table().SerializeAsString();
   log_info("described pid={} stopped_ms={:.2f}", pid, to_ms(monotonic_ns() - stopped_ns));
 
   start_page_server(migration);
+  ++migration.generation;
   publish_areas(migration);
-  migration.control->send_body(describe);
+  send_description(migration, process);
+  process = {};
+  give_heap_back();
   const proto::Envelope answer =
       await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kBuildTimeoutNs);
   migration.report.pid_destination = answer.reconciled().host_pid();

@@ -57,8 +57,8 @@ void look_at_threads(Migration& migration) {
 // lost: a half-open one or one that waits in a backlog cannot be moved.
 void get_ready(Migration& migration) {
   migration.capture->refresh();
-  const proto::Process process = migration.capture->describe_running(*migration.task);
-  const bool areas_changed = migration.memory->update(process.mappings());
+  proto::Process process = migration.capture->describe_running(*migration.task);
+  const bool areas_changed = migration.memory->update(migration.capture->mappings().described());
   if (areas_changed || process.fd_table().SerializeAsString() != migration.described_fd_table) {
     describe_again(migration, process);
   } else {
@@ -88,13 +88,14 @@ proto::Mappings describe_layout(Migration& migration) {
   const bool same = migration.capture->mappings().is_as_described() && !migration.options.verify;
   migration.final_message.mutable_final()->set_same_areas(same);
   if (same) return migration.capture->mappings().describe_marks();
-  proto::Mappings mappings = migration.capture->describe_mappings(*migration.task);
+  std::shared_ptr<const proto::Mappings> mappings =
+      migration.capture->describe_mappings(*migration.task);
   if (migration.memory->update(mappings, true)) {
     ++migration.generation;
     publish_areas(migration);
     order_last_pages(migration);
   }
-  return mappings;
+  return *mappings;
 }
 
 // The destination makes them while the rest is described.

@@ -109,16 +109,26 @@ proto::Envelope await_envelope(Migration& migration, proto::Envelope::BodyCase k
   }
 }
 
-void describe_again(Migration& migration, const proto::Process& process) {
+void describe_again(Migration& migration, proto::Process& process) {
   constexpr std::int64_t kReconcileTimeoutNs = 60'000'000'000;
-  proto::Describe describe;
-  describe.mutable_snapshot()->set_version(kSnapshotVersion);
-  describe.mutable_snapshot()->set_generation(++migration.generation);
-  *describe.mutable_snapshot()->add_processes() = process;
   migration.described_fd_table = process.fd_table().SerializeAsString();
+  ++migration.generation;
   publish_areas(migration);
-  migration.control->send_body(describe);
+  *process.mutable_mappings() = *migration.capture->mappings().described();
+  send_description(migration, process);
+  process.clear_mappings();
   await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kReconcileTimeoutNs);
+}
+
+void send_description(Migration& migration, proto::Process& process) {
+  proto::Envelope message;
+  proto::Snapshot& snapshot = *message.mutable_describe()->mutable_snapshot();
+  snapshot.set_version(kSnapshotVersion);
+  snapshot.set_generation(migration.generation);
+  proto::Process& sent = *snapshot.add_processes();
+  sent.Swap(&process);  // no second one of what can be large
+  migration.control->send(message);
+  process.Swap(&sent);
 }
 
 void publish_areas(Migration& migration) {
@@ -126,7 +136,7 @@ void publish_areas(Migration& migration) {
   proto::SetAreas& areas = *order.mutable_set_areas();
   areas.set_space(0);
   areas.set_generation(migration.generation);
-  for (proto::PageArea& area : migration.memory->areas()) *areas.add_areas() = std::move(area);
+  for (const proto::PageArea& area : migration.memory->areas()) *areas.add_areas() = area;
   migration.pages->link().send(order);
 }
 

@@ -108,9 +108,11 @@ std::optional<proto::Envelope> take_event(Migration& migration, std::int64_t dea
 proto::Envelope await_envelope(Migration& migration, proto::Envelope::BodyCase kind,
                                std::int64_t deadline_ns);
 
-// Sends a later description and waits until the destination has reconciled its skeleton. The layout
-// in `process` must be the one that migration.memory has.
-void describe_again(Migration& migration, const proto::Process& process);
+// Sends a later description, `process` with the areas as last described, and waits until the
+// destination has reconciled its skeleton. migration.memory must have these areas.
+void describe_again(Migration& migration, proto::Process& process);
+// Sends `process` as the description of this generation.
+void send_description(Migration& migration, proto::Process& process);
 // One round while the task runs, until the destination has placed it.
 RoundReport run_round(Migration& migration);
 // Sends the areas as of now to the page server, under the current generation.

@@ -24,7 +24,7 @@ void follow_layout(Migration& migration) {
     return;
   }
   proto::Process process = migration.capture->describe_running(*migration.task);
-  migration.memory->update(process.mappings());
+  migration.memory->update(migration.capture->mappings().described());
   describe_again(migration, process);
 }
 
@@ -34,7 +34,7 @@ void track_what_escaped(Migration& migration) {
   for (const proto::PageSpan& span : migration.scanned.untracked()) {
     if (const auto range = PageRange::make(span.start(), span.end())) ranges.push_back(*range);
   }
-  migration.memory->track_again(ranges);
+  migration.memory->track_again(std::move(ranges));
 }
 
 // Soft-dirty bits can only be collected and cleared while nothing is written.

@@ -16,7 +16,8 @@
 
 namespace godwit {
 
-TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind) : task_(task), kind_(kind) {
+TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind)
+    : task_(task), kind_(kind), layout_(std::make_shared<const proto::Mappings>()) {
   const std::string directory = fmt::format("/proc/{}", task.host_pid());
   pagemap_ = open_file(directory + "/pagemap", O_RDWR);
   if (kind == TrackerKind::kSoftDirty) {
@@ -36,8 +37,8 @@ TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind) : task_(task), 
   enable_write_protect_tracking(userfaultfd_.get());
 }
 
-bool TrackedMemory::update(const proto::Mappings& layout, bool last) {
-  const LayoutDiff diff = diff_layout(layout_, layout);
+bool TrackedMemory::update(std::shared_ptr<const proto::Mappings> layout, bool last) {
+  const LayoutDiff diff = diff_layout(*layout_, *layout);
   for (const LayoutSegment& segment : diff.map) {
     log_debug("layout new={:x}-{:x}", segment.range.start, segment.range.end);
   }
@@ -57,15 +58,16 @@ bool TrackedMemory::update(const proto::Mappings& layout, bool last) {
   std::sort(fresh_.begin(), fresh_.end(),
             [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
   fresh_.erase(std::unique(fresh_.begin(), fresh_.end()), fresh_.end());
-  layout_ = layout;
-  areas_ = page_areas(layout_, fresh_);
-  return !diff.empty();
+  const bool changed = !diff.empty();
+  layout_ = std::move(layout);
+  areas_ = page_areas(*layout_, fresh_);
+  return changed;
 }
 
 void TrackedMemory::mark_scanned() {
   if (fresh_.empty()) return;
   fresh_.clear();
-  areas_ = page_areas(layout_, fresh_);
+  areas_ = page_areas(*layout_, fresh_);
 }
 
 // Registering splits a mapping where the range ends inside of it, and a program can tell: mremap
@@ -79,12 +81,13 @@ void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
     if (stops) task_.resume();
   });
   std::vector<PageRange> whole;
-  for (const MapsLine& line : read_maps(task_.host_pid())) {
-    const bool wanted = std::any_of(ranges.begin(), ranges.end(), [&](const PageRange& range) {
-      return range.overlaps(line.range);
-    });
+  auto range = ranges.begin();  // in address order, as the lines are
+  const std::string path = fmt::format("/proc/{}/maps", task_.host_pid());
+  visit_maps(read_file(path), path, [&](const MapsLine& line) {
+    while (range != ranges.end() && range->end <= line.range.start) ++range;
+    const bool wanted = range != ranges.end() && range->overlaps(line.range);
     if (wanted && !task_.is_scratch(line.range)) whole.push_back(line.range);
-  }
+  });
   // Shared file mappings and the vDSO are refused by the kernel, and nothing of them is sent.
   for (const UnarmedRange& unarmed : arm_write_protect(userfaultfd_.get(), whole)) {
     log_debug("not tracked area={:x}-{:x} {}", unarmed.range.start, unarmed.range.end,
@@ -92,7 +95,11 @@ void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
   }
 }
 
-void TrackedMemory::track_again(const std::vector<PageRange>& ranges) { arm(ranges); }
+void TrackedMemory::track_again(std::vector<PageRange> ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
+  arm(ranges);
+}
 
 bool TrackedMemory::same_address_space() const {
   // The descriptor stays with the address space it was opened on; after an exec that one is gone

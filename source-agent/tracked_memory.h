@@ -7,6 +7,7 @@
 // descriptor).
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "common/base/unique_fd.h"
@@ -25,17 +26,17 @@ class TrackedMemory {
   // Takes a new layout: registers what is new, works out what must be sent whole. Returns true when
   // the areas differ from the last ones. A running task is stopped for a moment when there is
   // something to register. `last`: no round but the final one follows, so nothing is registered.
-  bool update(const proto::Mappings& layout, bool last = false);
+  bool update(std::shared_ptr<const proto::Mappings> layout, bool last = false);
 
   // The areas as of the last update; fresh pieces are those not yet taken by a round.
-  std::vector<proto::PageArea> areas() const { return areas_; }
+  const std::vector<proto::PageArea>& areas() const { return areas_; }
   // The description they come from.
-  const proto::Mappings& layout() const { return layout_; }
+  const proto::Mappings& layout() const { return *layout_; }
   // A round has scanned them: nothing is fresh any more.
   void mark_scanned();
 
   // Areas that a scan found without tracking (mapped anew in the same place): registers them again.
-  void track_again(const std::vector<PageRange>& ranges);
+  void track_again(std::vector<PageRange> ranges);
 
   // The address space of the task is the one that was tracked at first (no exec since).
   bool same_address_space() const;
@@ -52,7 +53,7 @@ class TrackedMemory {
   UniqueFd userfaultfd_;
   UniqueFd pagemap_;
   UniqueFd clear_refs_;  // soft-dirty only
-  proto::Mappings layout_;
+  std::shared_ptr<const proto::Mappings> layout_;
   std::vector<PageRange> fresh_;
   std::vector<proto::PageArea> areas_;
 };

@@ -8,4 +8,8 @@ namespace godwit {
 // are made resident now. From the only thread.
 void keep_heap_steady();
 
+// Gives back what a large step needed and the next ones do not: takes a millisecond or more, and
+// the pages are there no more when they are needed again. Before keep_heap_steady(), if at all.
+void give_heap_back();
+
 }  // namespace godwit

@@ -36,6 +36,19 @@ void for_each_line(std::string_view text, Body body) {
   }
 }
 
+// Hands the file over in pieces, until `take` says false.
+template <typename Take>
+void read_pieces(const std::string& path, Take take) {
+  const UniqueFd file = open_file(path, O_RDONLY);
+  std::array<char, 16 * 1024> piece;  // procfs gives 4 KiB at once
+  for (;;) {
+    const ssize_t got = ::read(file.get(), piece.data(), piece.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw_system("read {}", path);
+    if (got == 0 || !take(std::string_view(piece.data(), static_cast<size_t>(got)))) return;
+  }
+}
+
 }  // namespace
 
 std::optional<MapsLine> parse_maps_line(std::string_view line) {
@@ -67,8 +80,8 @@ std::optional<MapsLine> parse_maps_line(std::string_view line) {
   return out;
 }
 
-std::vector<MapsLine> parse_maps(std::string_view text, std::string_view source) {
-  std::vector<MapsLine> lines;
+void visit_maps(std::string_view text, std::string_view source,
+                const std::function<void(MapsLine&)>& visit) {
   Address told = 0;  // up to where
   for_each_line(text, [&](std::string_view line) {
     if (line.empty()) return;
@@ -81,9 +94,24 @@ std::vector<MapsLine> parse_maps(std::string_view text, std::string_view source)
       range.start = told;
     }
     told = range.end;
-    lines.push_back(std::move(*parsed));
+    visit(*parsed);
   });
+}
+
+std::vector<MapsLine> parse_maps(std::string_view text, std::string_view source) {
+  std::vector<MapsLine> lines;
+  visit_maps(text, source, [&](MapsLine& line) { lines.push_back(std::move(line)); });
   return lines;
+}
+
+bool has_maps_text(pid_t pid, std::string_view expected) {
+  bool same = true;
+  read_pieces(fmt::format("/proc/{}/maps", pid), [&](std::string_view piece) {
+    same = expected.starts_with(piece);
+    if (same) expected.remove_prefix(piece.size());
+    return same;
+  });
+  return same && expected.empty();
 }
 
 std::vector<MapsLine> read_maps(pid_t pid) {
@@ -98,17 +126,34 @@ bool AreaVmFlags::has(std::string_view two_letters) const {
   return false;
 }
 
-std::vector<AreaVmFlags> read_vm_flags(pid_t pid) {
-  const std::string text = read_file(fmt::format("/proc/{}/smaps", pid));
-  std::vector<AreaVmFlags> areas;
-  MapsLine current;
-  for_each_line(text, [&](std::string_view line) {
+void visit_vm_flags(pid_t pid, const std::function<void(const AreaVmFlags&)>& visit) {
+  AreaVmFlags area;
+  const auto take = [&](std::string_view line) {
     if (line.starts_with("VmFlags: ")) {
-      areas.push_back({current.range, current.path, std::string(line.substr(9))});
+      area.flags = line.substr(9);
+      visit(area);
     } else if (auto parsed = parse_maps_line(line)) {
-      current = std::move(*parsed);
+      area.range = parsed->range;
+      area.path = std::move(parsed->path);
     }
+  };
+  std::string rest;  // of a line that goes on in the next piece
+  read_pieces(fmt::format("/proc/{}/smaps", pid), [&](std::string_view piece) {
+    const size_t whole = piece.rfind('\n') + 1;
+    if (whole != 0) {
+      const size_t first = rest.empty() ? 0 : piece.find('\n') + 1;
+      if (first != 0) take(rest.append(piece.substr(0, first - 1)));
+      for_each_line(piece.substr(first, whole - first), take);
+      rest.clear();
+    }
+    rest += piece.substr(whole);
+    return true;
   });
+}
+
+std::vector<AreaVmFlags> read_vm_flags(pid_t pid) {
+  std::vector<AreaVmFlags> areas;
+  visit_vm_flags(pid, [&](const AreaVmFlags& area) { areas.push_back(area); });
   return areas;
 }
 

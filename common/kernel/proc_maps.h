@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,10 +27,16 @@ struct MapsLine {
 // One line of maps; nullopt when it is malformed.
 std::optional<MapsLine> parse_maps_line(std::string_view line);
 
+// The text of maps as it is now is `expected`: compared as it is read.
+bool has_maps_text(pid_t pid, std::string_view expected);
+
 // The whole text, in order and without overlap. The kernel takes a running process' areas a few at
 // a time, so one that merged or moved in between may be told twice: the first telling counts, and
 // what lies beyond it of the second. `source` names the text in the Error for a malformed line.
 std::vector<MapsLine> parse_maps(std::string_view text, std::string_view source);
+// The same, line by line.
+void visit_maps(std::string_view text, std::string_view source,
+                const std::function<void(MapsLine&)>& visit);
 
 // Throws Error naming the pid; empty for a kernel thread or a zombie.
 std::vector<MapsLine> read_maps(pid_t pid);
@@ -43,6 +50,8 @@ struct AreaVmFlags {
   bool has(std::string_view two_letters) const;
 };
 std::vector<AreaVmFlags> read_vm_flags(pid_t pid);
+// The same, area by area, as they are read: the text is a KiB each.
+void visit_vm_flags(pid_t pid, const std::function<void(const AreaVmFlags&)>& visit);
 
 // XXH3-64 of a file's whole content; throws Error naming the path.
 std::uint64_t hash_file(const std::string& path);

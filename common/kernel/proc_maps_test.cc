@@ -1,11 +1,18 @@
 #include "common/kernel/proc_maps.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "common/base/error.h"
+#include "common/base/unique_fd.h"
 
 namespace godwit {
 namespace {
@@ -78,6 +85,54 @@ TEST(ProcMapsTest, OwnMapsAreInOrderAndHaveFlags) {
   }
   EXPECT_TRUE(flagged);
   ::munmap(area, 4 * kPageSize);
+}
+
+// A copy of this process that does nothing.
+class Idle {
+ public:
+  Idle() : pid_(::fork()) {
+    while (pid_ == 0) ::pause();
+  }
+  Idle(const Idle&) = delete;
+  Idle& operator=(const Idle&) = delete;
+  ~Idle() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_;
+};
+
+TEST(ProcMapsTest, TextOfManyPiecesIsComparedAndItsFlagsAreRead) {
+  constexpr std::uint64_t kPages = 1000;
+  void* areas = ::mmap(nullptr, kPages * kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(areas, MAP_FAILED);
+  for (std::uint64_t page = 0; page < kPages; page += 2) {
+    ASSERT_EQ(::mprotect(static_cast<char*>(areas) + page * kPageSize, kPageSize, PROT_NONE), 0);
+  }
+  const Idle idle;
+  const std::string text = read_file(fmt::format("/proc/{}/maps", idle.pid()));
+  EXPECT_GT(text.size(), kPages * 40);
+  EXPECT_TRUE(has_maps_text(idle.pid(), text));
+  EXPECT_FALSE(has_maps_text(idle.pid(), text + "x"));
+  EXPECT_FALSE(has_maps_text(idle.pid(), std::string_view(text).substr(0, text.size() - 1)));
+  EXPECT_FALSE(has_maps_text(idle.pid(), ""));
+  for (const std::size_t at : {std::size_t{0}, text.size() / 2, text.size() - 2}) {
+    std::string other = text;
+    ++other[at];
+    EXPECT_FALSE(has_maps_text(idle.pid(), other)) << at;
+  }
+  const std::vector<MapsLine> lines = read_maps(idle.pid());
+  const std::vector<AreaVmFlags> flags = read_vm_flags(idle.pid());
+  ASSERT_EQ(lines.size(), flags.size());
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    EXPECT_EQ(lines[i].range, flags[i].range);
+    EXPECT_EQ(lines[i].path, flags[i].path);
+    EXPECT_EQ((lines[i].protection & PROT_READ) != 0, flags[i].has("rd"));
+  }
+  ::munmap(areas, kPages * kPageSize);
 }
 
 TEST(ProcMapsTest, AHoleTouchesNothing) {

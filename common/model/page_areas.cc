@@ -28,6 +28,25 @@ bool is_reserved(const proto::Mapping& area) {
   return area.protection() == PROT_NONE || area.end() - area.start() >= kHugeBytes;
 }
 
+// To the last one where they adjoin and nothing tells them apart.
+void add(std::vector<proto::PageArea>& areas, const PageRange& range, proto::PageArea::Kind kind,
+         bool fresh, bool reserved) {
+  if (!areas.empty()) {
+    proto::PageArea& last = areas.back();
+    if (last.end() == range.start && last.kind() == kind && last.fresh() == fresh &&
+        last.reserved() == reserved) {
+      last.set_end(range.end);
+      return;
+    }
+  }
+  proto::PageArea& area = areas.emplace_back();
+  area.set_start(range.start);
+  area.set_end(range.end);
+  area.set_kind(kind);
+  area.set_fresh(fresh);
+  area.set_reserved(reserved);
+}
+
 }  // namespace
 
 std::vector<proto::PageArea> page_areas(const proto::Mappings& mappings,
@@ -44,13 +63,7 @@ std::vector<proto::PageArea> page_areas(const proto::Mappings& mappings,
       Address end = area.end();
       if (is_fresh) end = std::min(end, next_fresh->end);
       if (!is_fresh && next_fresh != fresh.end()) end = std::min(end, next_fresh->start);
-      proto::PageArea out;
-      out.set_start(at);
-      out.set_end(end);
-      out.set_kind(*kind);
-      out.set_fresh(is_fresh);
-      out.set_reserved(is_reserved(area));
-      areas.push_back(std::move(out));
+      add(areas, {at, end}, *kind, is_fresh, is_reserved(area));
       at = end;
     }
   }

@@ -32,6 +32,23 @@ TEST(PageAreasTest, FreshPiecesAreSplitOff) {
   }
 }
 
+TEST(PageAreasTest, WhatAdjoinsAndIsAlikeIsOne) {
+  proto::Mappings all;
+  add_area(all, 10, 20, proto::BACKING_ANONYMOUS);
+  add_area(all, 20, 30, proto::BACKING_ANONYMOUS, false, PROT_READ | PROT_WRITE);
+  add_area(all, 30, 40, proto::BACKING_ANONYMOUS, false, PROT_NONE);
+  add_area(all, 40, 50, proto::BACKING_FILE);
+  add_area(all, 51, 60, proto::BACKING_FILE);
+  const auto areas = page_areas(all, {{12 * kPageSize, 15 * kPageSize}});
+  ASSERT_EQ(areas.size(), 6u);
+  const Address starts[] = {10, 12, 15, 30, 40, 51};
+  const Address ends[] = {12, 15, 30, 40, 50, 60};
+  for (size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(areas[i].start(), starts[i] * kPageSize) << i;
+    EXPECT_EQ(areas[i].end(), ends[i] * kPageSize) << i;
+  }
+}
+
 TEST(PageAreasTest, SharedFilesAndTheVdsoStayHome) {
   proto::Mappings all;
   add_area(all, 10, 20, proto::BACKING_FILE, true);

@@ -1,8 +1,6 @@
 #include "dest-agent/restore/mappings.h"
 
 #include <linux/prctl.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -14,10 +12,14 @@
 #include "common/base/error.h"
 #include "common/base/log.h"
 #include "common/kernel/proc_maps.h"
+#include "common/kernel/userfaultfd.h"
 #include "common/model/page_areas.h"
 
 namespace godwit {
 namespace {
+
+// More would only be memory that is held at the same time.
+constexpr std::size_t kRowsAtOnce = 2000;
 
 constexpr std::uint64_t kAdviceFlags = proto::AREA_DONT_FORK | proto::AREA_DONT_DUMP |
                                        proto::AREA_WIPE_ON_FORK | proto::AREA_MERGEABLE |
@@ -117,13 +119,20 @@ struct Fence {
   std::uint64_t other_flags = 0;
 };
 
-std::vector<Fence> fences_for(const LayoutDiff& diff, const proto::Mappings& want) {
+// Areas that follow each other and look alike, of which one at least grows.
+struct Row {
+  PageRange range;
   std::vector<Fence> fences;
-  if (diff.map.empty()) return fences;
+};
+
+std::vector<Row> growing_rows(const LayoutDiff& diff, const proto::Mappings& want) {
+  std::vector<Row> rows;
+  if (diff.map.empty()) return rows;
   const std::vector<bool> grows = growing(diff, want);
   const int count = want.areas_size();
   for (int first = 0, end = 0; first < count; first = end) {
     for (end = first + 1; end < count && look_alike(want.areas(end - 1), want.areas(end));) ++end;
+    std::vector<Fence> fences;
     // Every second one of a row of look-alikes: two fenced neighbours would look alike again.
     for (int index = first + 1; index < end; index += 2) {
       const auto at = static_cast<std::size_t>(index);
@@ -132,8 +141,10 @@ std::vector<Fence> fences_for(const LayoutDiff& diff, const proto::Mappings& wan
       const std::uint64_t flags = area.flags() & kAdviceFlags;
       fences.push_back({{area.start(), area.end()}, flags, flags ^ proto::AREA_DONT_DUMP});
     }
+    if (fences.empty()) continue;
+    rows.push_back({{want.areas(first).start(), want.areas(end - 1).end()}, std::move(fences)});
   }
-  return fences;
+  return rows;
 }
 
 bool is_vdso_part(const std::string& path) { return path == "[vdso]" || path.starts_with("[vvar"); }
@@ -208,7 +219,9 @@ void MappingsRestorer::move_vdso(const proto::Mappings& want) {
 }
 
 PageRange MappingsRestorer::vdso() const {
-  for (const proto::Mapping& area : have_->areas()) {
+  // It is among the last ones, as a rule.
+  for (int index = have_->areas_size() - 1; index >= 0; --index) {
+    const proto::Mapping& area = have_->areas(index);
     if (area.backing() == proto::BACKING_VDSO) return {area.start(), area.end()};
   }
   throw Error("the description has no vDSO");
@@ -222,9 +235,7 @@ void MappingsRestorer::open_userfaultfd() {
   SyscallBatch close;
   close.add(SYS_close, {number}, "userfaultfd");
   task_.run(close);
-  uffdio_api api{};
-  api.api = UFFD_API;
-  if (::ioctl(userfaultfd_.get(), UFFDIO_API, &api) != 0) throw_system("userfaultfd: UFFDIO_API");
+  userfaultfd_enable(userfaultfd_.get(), 0);
 }
 
 // A shared anonymous object is made whole, once, and every area of it maps a descriptor of it.
@@ -301,7 +312,10 @@ void MappingsRestorer::reconcile(std::shared_ptr<const proto::Mappings> wanted) 
   for (const PageRange& range : diff.unmap) {
     batch.add(SYS_munmap, {range.start, range.bytes()}, area_name(range));
   }
-  for (const LayoutSegment& segment : diff.map) map_segment(segment, want, batch);
+  for (const LayoutSegment& segment : diff.map) {
+    map_segment(segment, want, batch);
+    if (batch.rows().size() >= kRowsAtOnce) task_.run(std::exchange(batch, {}));
+  }
   for (const LayoutSegment& segment : diff.change) {
     const PageRange& range = segment.range;
     const std::uint32_t protection = building_protection(*segment.want);
@@ -314,29 +328,50 @@ void MappingsRestorer::reconcile(std::shared_ptr<const proto::Mappings> wanted) 
       name_area(range, segment.want->name(), batch);
     }
   }
-  const std::vector<Fence> fences = fences_for(diff, want);
-  for (const Fence& fence : fences) advise(fence.range, fence.flags, fence.other_flags, batch);
-  if (!batch.empty()) task_.run(batch);
-  register_segments(diff.map);
-  if (!diff.map.empty() || !diff.unmap.empty()) page_areas_changed_ = true;
+  const std::vector<Row> rows = growing_rows(diff, want);
   SyscallBatch take_down;
-  for (const Fence& fence : fences) advise(fence.range, fence.other_flags, fence.flags, take_down);
+  for (const Row& row : rows) {
+    // What is added joins by being registered, so what it joins has to be.
+    if (released_) register_again(row.range);
+    for (const Fence& fence : row.fences) {
+      advise(fence.range, fence.flags, fence.other_flags, batch);
+      advise(fence.range, fence.other_flags, fence.flags, take_down);
+    }
+  }
+  if (!batch.empty()) task_.run(batch);
+  for (const LayoutSegment& segment : diff.map) {
+    fresh_.push_back(segment.range);
+    const bool in_row = std::any_of(rows.begin(), rows.end(), [&](const Row& row) {
+      return row.range.overlaps(segment.range);
+    });
+    if (takes_missing_pages(*segment.want) && (!released_ || in_row)) register_range(segment.range);
+  }
+  if (!diff.map.empty() || !diff.unmap.empty()) page_areas_changed_ = true;
   if (!take_down.empty()) task_.run(take_down);
   set_marks(want.marks(), false);
   have_ = std::move(wanted);
 }
 
-void MappingsRestorer::register_segments(const std::vector<LayoutSegment>& segments) {
-  for (const LayoutSegment& segment : segments) {
-    fresh_.push_back(segment.range);
-    if (!takes_missing_pages(*segment.want)) continue;
-    uffdio_register request{};
-    request.range = {segment.range.start, segment.range.bytes()};
-    request.mode = UFFDIO_REGISTER_MODE_MISSING;
-    if (::ioctl(userfaultfd_.get(), UFFDIO_REGISTER, &request) != 0) {
-      throw_system("userfaultfd: registering {}", area_name(segment.range));
-    }
+void MappingsRestorer::register_range(const PageRange& range) {
+  userfaultfd_register(userfaultfd_.get(), range, UFFDIO_REGISTER_MODE_MISSING);
+  registered_ = true;
+}
+
+void MappingsRestorer::register_again(const PageRange& range) {
+  for (const proto::Mapping& area : have_->areas()) {
+    const auto part =
+        PageRange::make(std::max(area.start(), range.start), std::min(area.end(), range.end));
+    if (part && takes_missing_pages(area)) register_range(*part);
   }
+}
+
+void MappingsRestorer::release() {
+  unregister_areas();
+  released_ = true;
+  // A fault would make a huge page of zeros around each page that is placed from now on.
+  SyscallBatch batch;
+  batch.add(SYS_prctl, {PR_SET_THP_DISABLE, 1, 0, 0, 0}, "huge pages");
+  task_.run(batch);
 }
 
 void MappingsRestorer::reconcile_marks(const proto::MemoryMarks& want) { set_marks(want, false); }
@@ -402,10 +437,8 @@ void MappingsRestorer::unregister_areas() {
   PageRange run{0, 0};
   const auto unregister = [&] {
     if (run.start == run.end) return;
-    uffdio_range request{run.start, run.bytes()};
-    if (::ioctl(userfaultfd_.get(), UFFDIO_UNREGISTER, &request) != 0) {
-      throw_system("userfaultfd: unregistering {}", area_name(run));
-    }
+    const int code = try_userfaultfd_unregister(userfaultfd_.get(), run);
+    if (code != 0) throw_errno(code, "userfaultfd: unregistering " + area_name(run));
     run = {0, 0};
   };
   for (const proto::Mapping& area : have_->areas()) {
@@ -417,10 +450,11 @@ void MappingsRestorer::unregister_areas() {
     run.end = area.end();
   }
   unregister();
+  registered_ = false;
 }
 
 void MappingsRestorer::finish() {
-  unregister_areas();
+  if (registered_) unregister_areas();
   SyscallBatch batch;
   for (const proto::Mapping& area : have_->areas()) {
     const PageRange range{area.start(), area.end()};

@@ -2,8 +2,8 @@
 //
 // Change class: in place. Every private and shared anonymous range is registered with userfaultfd
 // (missing) as soon as it exists, so that pages are placed by the page server with UFFDIO_COPY and
-// nothing is there that did not come from the source. Locks (mlock) come last, after the
-// registration is gone.
+// nothing is there that did not come from the source. Shortly before the switch release() takes
+// that back. Locks (mlock) come last.
 #pragma once
 
 #include <linux/prctl.h>
@@ -47,6 +47,10 @@ class MappingsRestorer {
   // They are the same as at the last call.
   bool has_same_page_areas() const { return !page_areas_changed_; }
 
+  // Shortly before the blackout: nothing is registered any more (half a microsecond an area), and
+  // what is still to come is written through the memory file. Without huge pages until
+  // plan_process_attributes_last().
+  void release();
   // In the blackout, when every page is in place: missing pages become zero pages, locks are taken.
   void finish();
   // The vDSO's final place, for RemoteTask::leave_home.
@@ -60,7 +64,8 @@ class MappingsRestorer {
   void set_marks(const proto::MemoryMarks& want, bool first);
   void unregister_areas();
   void set_first_marks(prctl_mm_map map, const proto::MemoryMarks& want);
-  void register_segments(const std::vector<LayoutSegment>& segments);
+  void register_range(const PageRange& range);
+  void register_again(const PageRange& range);
 
   RemoteTask& task_;
   int agent_pidfd_;
@@ -70,6 +75,8 @@ class MappingsRestorer {
   std::map<std::uint64_t, UniqueFd> shared_objects_;  // by the source's inode
   std::vector<PageRange> fresh_;
   bool page_areas_changed_ = true;
+  bool registered_ = false;  // some area is
+  bool released_ = false;
 };
 
 // Compares the files of a description with the ones here: for preflight, before anything is built.

@@ -111,9 +111,13 @@ void place_page(int userfaultfd, std::uint64_t page) {
   ASSERT_EQ(::ioctl(userfaultfd, UFFDIO_COPY, &copy), 0);
 }
 
+// Whether the areas were released before they grew.
+class GrowingAreas : public MappingsMove, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(Released, GrowingAreas, ::testing::Bool());
+
 // Areas of one look, side by side, each with pages: what is added to one must not go to another,
 // for mremap refuses a range of two mappings.
-TEST_F(MappingsMove, AnAreaThatGrowsTowardsItsLikesStaysOneMapping) {
+TEST_P(GrowingAreas, StayOneMappingEachBesideTheirLikes) {
   Child model([]() -> int {
     for (;;) pause();
   });
@@ -138,6 +142,7 @@ TEST_F(MappingsMove, AnAreaThatGrowsTowardsItsLikesStaysOneMapping) {
     place_page(restorer.userfaultfd(), static_cast<std::uint64_t>(page));
     place_page(restorer.userfaultfd(), static_cast<std::uint64_t>(page + count - 1));
   }
+  if (GetParam()) restorer.release();
   const proto::Mappings want = with_areas(after);
   restorer.reconcile(want);
   restorer.finish();
@@ -152,6 +157,43 @@ TEST_F(MappingsMove, AnAreaThatGrowsTowardsItsLikesStaysOneMapping) {
       EXPECT_FALSE(area.has("dd"));
     }
   }
+}
+
+bool is_registered(pid_t pid, std::uint64_t page) {
+  for (const AreaVmFlags& area : read_vm_flags(pid)) {
+    if (area.range.contains(kBase + page * kPageSize)) return area.has("um");
+  }
+  throw Error("no such area");
+}
+
+TEST_F(MappingsMove, ReleasedAreasAreWrittenThroughTheMemoryFile) {
+  Child model([]() -> int {
+    for (;;) pause();
+  });
+  proto::Mappings want = MappingsCapture(model.pid()).describe(nullptr);
+  add_area(want, 0, 4);
+  add_area(want, 8, 4).set_protection(PROT_NONE);
+  std::sort(want.mutable_areas()->begin(), want.mutable_areas()->end(),
+            [](const auto& a, const auto& b) { return a.start() < b.start(); });
+  RemoteTask task = make_skeleton();
+  MappingsRestorer restorer(task, kAgentPidfd);
+  restorer.build(want);
+  EXPECT_TRUE(is_registered(task.host_pid(), 0));
+  place_page(restorer.userfaultfd(), 1);
+  restorer.release();
+  EXPECT_FALSE(is_registered(task.host_pid(), 0));
+  const std::vector<std::byte> content(kPageSize, std::byte{'y'});
+  for (const std::uint64_t page : {0, 1, 9}) {
+    task.write_memory(kBase + page * kPageSize, content);
+  }
+  // What appears later is not registered either.
+  proto::Mapping& grown = *std::find_if(want.mutable_areas()->begin(), want.mutable_areas()->end(),
+                                        [](const auto& area) { return area.start() == kBase; });
+  grown.set_end(grown.end() + 2 * kPageSize);
+  restorer.reconcile(want);
+  EXPECT_FALSE(is_registered(task.host_pid(), 5));
+  restorer.finish();
+  expect_same(want, MappingsCapture(task.host_pid()).describe(&task));
 }
 
 TEST_F(MappingsMove, ASkeletonFollowsAChangingAddressSpace) {

@@ -55,6 +55,7 @@ void plan_process_attributes(const proto::ProcessAttributes& have,
 }
 
 void plan_process_attributes_last(const proto::ProcessAttributes& want, SyscallBatch& batch) {
+  set_huge_pages(want, batch);
   // 2 (readable by root only) comes from the system's setting; nobody may ask for it: 0 is
   // stricter.
   batch.add(SYS_prctl, {PR_SET_DUMPABLE, want.dumpable() == 1, 0, 0, 0}, "dumpable");

@@ -16,7 +16,7 @@ void plan_process_attributes(const proto::ProcessAttributes& want, SyscallBatch&
 // Only what differs.
 void plan_process_attributes(const proto::ProcessAttributes& have,
                              const proto::ProcessAttributes& want, SyscallBatch& batch);
-// In the leader, after the credentials.
+// In the leader, after the credentials and when every page is placed.
 void plan_process_attributes_last(const proto::ProcessAttributes& want, SyscallBatch& batch);
 // The time stamp counter's mode is a thread's own: runs in each thread. Nothing to do mostly.
 void plan_tsc_mode(const proto::ProcessAttributes& want, SyscallBatch& batch);

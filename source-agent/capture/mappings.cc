@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
+#include <utility>
 
 #include "common/base/error.h"
 #include "common/base/unique_fd.h"
@@ -27,13 +28,6 @@ bool is_shared_anonymous(const MapsLine& line) {
 }
 
 bool is_vdso_part(const std::string& path) { return path == "[vdso]" || path.starts_with("[vvar"); }
-
-// Why an area can't be moved; nullopt when it can.
-struct Obstacle {
-  std::string id;
-  std::string problem;
-  std::string way_out;
-};
 
 std::optional<Obstacle> backing_obstacle(pid_t pid, const MapsLine& line) {
   if (line.inode == 0 || is_shared_anonymous(line)) return std::nullopt;
@@ -158,17 +152,31 @@ MappingsCapture::MappingsCapture(pid_t host_pid) : host_pid_(host_pid) {
 }
 
 void MappingsCapture::refresh_flags() {
-  vm_flags_ = read_vm_flags(host_pid_);
-  last_text_.clear();
+  const std::vector<FlagsRange> before = std::exchange(flags_, {});
+  obstructed_.clear();
+  visit_vm_flags(host_pid_, [this](const AreaVmFlags& area) {
+    const std::uint64_t flags = area_flags(area);
+    if (!flags_.empty() && flags_.back().range.end == area.range.start &&
+        flags_.back().flags == flags) {
+      flags_.back().range.end = area.range.end;
+    } else {
+      flags_.push_back({area.range, flags});
+    }
+    if (area.path == "[vsyscall]" || is_vdso_part(area.path)) return;
+    if (auto obstacle = flags_obstacle(area)) {
+      obstructed_.push_back({area.range, std::move(*obstacle)});
+    }
+  });
+  if (flags_ != before) last_text_.clear();
 }
 
 std::uint64_t MappingsCapture::flags_of(const PageRange& range) const {
   // An area that was split or has grown since refresh_flags() has the flags of the one it overlaps.
   const auto found = std::lower_bound(
-      vm_flags_.begin(), vm_flags_.end(), range.start,
-      [](const AreaVmFlags& area, Address start) { return area.range.end <= start; });
-  if (found == vm_flags_.end() || !found->range.overlaps(range)) return 0;
-  return area_flags(*found);
+      flags_.begin(), flags_.end(), range.start,
+      [](const FlagsRange& area, Address start) { return area.range.end <= start; });
+  if (found == flags_.end() || !found->range.overlaps(range)) return 0;
+  return found->flags;
 }
 
 std::uint32_t MappingsCapture::file_index(const MapsLine& line, bool executable,
@@ -232,17 +240,19 @@ proto::Mapping MappingsCapture::describe_area(const MapsLine& line, proto::Mappi
   return area;
 }
 
-proto::Mappings MappingsCapture::describe_areas(RemoteTask* task) {
+std::shared_ptr<const proto::Mappings> MappingsCapture::describe_areas(RemoteTask* task) {
   const bool runs = task == nullptr || !task->stopped();
   constexpr int kTries = 5;
   for (int tries = 1;; ++tries) {
     // A line tells the device, the inode, the path and whether it is deleted: the same lines are
     // the same areas.
+    if (runs && is_as_described()) return last_;  // no text to keep for a moment
     std::string text = read_file(fmt::format("/proc/{}/maps", host_pid_));
     if (text == last_text_) return last_;
     try {
       last_text_.clear();
-      last_ = describe_text(text, task);
+      last_ = nullptr;
+      last_ = std::make_shared<const proto::Mappings>(describe_text(text, task));
       last_text_ = std::move(text);
       return last_;
     } catch (const Error& error) {
@@ -253,20 +263,20 @@ proto::Mappings MappingsCapture::describe_areas(RemoteTask* task) {
 }
 
 bool MappingsCapture::is_as_described() const {
-  return !last_text_.empty() && read_file(fmt::format("/proc/{}/maps", host_pid_)) == last_text_;
+  return !last_text_.empty() && has_maps_text(host_pid_, last_text_);
 }
 
 proto::Mappings MappingsCapture::describe_marks() const {
   proto::Mappings out;
-  *out.mutable_marks() = last_.marks();
+  *out.mutable_marks() = last_->marks();
   return out;
 }
 
 proto::Mappings MappingsCapture::describe_text(const std::string& text, RemoteTask* task) {
   proto::Mappings out;
   Address heap_end = 0;
-  for (const MapsLine& line : parse_maps(text, fmt::format("/proc/{}/maps", host_pid_))) {
-    if (line.path == "[vsyscall]" || (task != nullptr && task->is_scratch(line.range))) continue;
+  visit_maps(text, fmt::format("/proc/{}/maps", host_pid_), [&](const MapsLine& line) {
+    if (line.path == "[vsyscall]" || (task != nullptr && task->is_scratch(line.range))) return;
     if (const auto obstacle = backing_obstacle(host_pid_, line)) {
       throw Refused(obstacle->id,
                     fmt::format("pid {}: {} {}", host_pid_, area_name(line), obstacle->problem),
@@ -274,14 +284,14 @@ proto::Mappings MappingsCapture::describe_text(const std::string& text, RemoteTa
     }
     if (line.path == "[heap]") heap_end = line.range.end;
     *out.add_areas() = describe_area(line, out);
-  }
+  });
   *out.mutable_marks() = marks_;
   out.mutable_marks()->set_brk(heap_end != 0 ? heap_end : marks_.start_brk());
   return out;
 }
 
 proto::Mappings MappingsCapture::describe(RemoteTask* task) {
-  proto::Mappings out = describe_areas(task);
+  proto::Mappings out = *describe_areas(task);
   if (task == nullptr || !task->stopped()) return out;
   SyscallBatch batch;
   const RowResult program_break = batch.add(SYS_brk, {0}, "program break");
@@ -303,13 +313,10 @@ void MappingsCapture::preflight(Findings& findings) {
            "make sure that both hosts see the same storage under this path");
     }
   }
-  for (const AreaVmFlags& area : vm_flags_) {
-    if (area.path == "[vsyscall]" || is_vdso_part(area.path)) continue;
-    if (const auto obstacle = flags_obstacle(area)) {
-      refuse(findings, obstacle->id,
-             fmt::format("pid {}, area {:x}-{:x}", host_pid_, area.range.start, area.range.end),
-             obstacle->problem, obstacle->way_out);
-    }
+  for (const auto& [range, obstacle] : obstructed_) {
+    refuse(findings, obstacle.id,
+           fmt::format("pid {}, area {:x}-{:x}", host_pid_, range.start, range.end),
+           obstacle.problem, obstacle.way_out);
   }
 }
 

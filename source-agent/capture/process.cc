@@ -25,7 +25,7 @@ ProcessCapture::~ProcessCapture() = default;
 proto::Process ProcessCapture::describe_outside() {
   proto::Process process;
   *process.mutable_identity() = describe_task_identity(host_pid_);
-  *process.mutable_mappings() = mappings_.describe_areas(nullptr);
+  *process.mutable_mappings() = *mappings_.describe_areas(nullptr);
   *process.mutable_fd_table() = fd_table_.describe();
   *process.mutable_credentials() = describe_credentials(fmt::format("/proc/{}", host_pid_));
   *process.mutable_rlimits() = describe_rlimits(host_pid_);
@@ -91,16 +91,20 @@ void ProcessCapture::describe_threads(CaptureContext& context, const KnownThread
 proto::Process ProcessCapture::describe(RemoteTask& task) {
   CaptureContext context{task, host_pid_};
   proto::Process process;
-  *process.mutable_mappings() = mappings_.describe_areas(&task);
+  const std::shared_ptr<const proto::Mappings> mappings = mappings_.describe_areas(&task);
   describe_state(task, process);
   describe_threads(context, {}, process);
   *process.mutable_fd_table() = fd_table_.describe();
+  const std::uint64_t program_break = process.mappings().marks().brk();
+  process.clear_mappings();
   last_ = process;
+  *process.mutable_mappings() = *mappings;
+  process.mutable_mappings()->mutable_marks()->set_brk(program_break);
   return process;
 }
 
 proto::Process ProcessCapture::describe_running(RemoteTask& task) {
-  *last_.mutable_mappings() = mappings_.describe_areas(&task);
+  mappings_.describe_areas(&task);
   *last_.mutable_fd_table() = fd_table_.describe();
   return last_;
 }

@@ -24,7 +24,8 @@ class ProcessCapture {
   proto::Process describe_outside();
   // Everything but TCP streams; the process is stopped.
   proto::Process describe(RemoteTask& task);
-  // The process runs: areas and descriptors anew, the rest as it was last described.
+  // The process runs: descriptors anew, the rest as it was last described. The areas anew too, but
+  // they are not in the result: mappings().described() has them.
   proto::Process describe_running(RemoteTask& task);
   // Shortly before the switch: duplicates, flags and watches, so that describe_final() reads
   // little.
@@ -49,7 +50,9 @@ class ProcessCapture {
   void observe_calls();
   // The areas only: the process is stopped or runs. The program break may be out of date;
   // describe_final() asks for it.
-  proto::Mappings describe_mappings(RemoteTask& task) { return mappings_.describe_areas(&task); }
+  std::shared_ptr<const proto::Mappings> describe_mappings(RemoteTask& task) {
+    return mappings_.describe_areas(&task);
+  }
 
   MappingsCapture& mappings() { return mappings_; }
   FdTableCapture& fd_table() { return fd_table_; }
@@ -64,7 +67,7 @@ class ProcessCapture {
   MappingsCapture mappings_;
   FdTableCapture fd_table_;
   BlockedCallWatch blocked_calls_;
-  proto::Process last_;
+  proto::Process last_;  // without areas
   KnownThreads known_threads_;
   std::unique_ptr<Questions> asked_;
 };
