@@ -73,7 +73,7 @@ void build(Migration& migration) {
   const proto::Envelope answer =
       await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kBuildTimeoutNs);
   migration.report.pid_destination = answer.reconciled().host_pid();
-  migration.machine.apply(Event::kSkeletonReady);
+  enter_next(migration, Event::kSkeletonReady);
 }
 
 }  // namespace godwit

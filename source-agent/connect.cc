@@ -3,6 +3,7 @@
 #include "common/base/log.h"
 #include "common/kernel/proc_status.h"
 #include "common/model/host_features.h"
+#include "common/model/report_text.h"
 #include "common/model/snapshot.h"
 #include "source-agent/destination.h"
 #include "source-agent/migration.h"
@@ -77,8 +78,9 @@ void preflight_there(Migration& migration) {
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
   migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
   migration.control->send_body(request);
-  const auto answer =
-      migration.control->receive_body<proto::PreflightAnswer>(monotonic_ns() + kAnswerTimeoutNs);
+  const proto::PreflightAnswer answer = await_envelope(migration, proto::Envelope::kPreflightAnswer,
+                                                       monotonic_ns() + kAnswerTimeoutNs)
+                                            .preflight_answer();
   findings.insert(findings.end(), answer.findings().begin(), answer.findings().end());
   migration.report.pids = answer.pids();
 }
@@ -92,10 +94,11 @@ void connect_and_preflight(Migration& migration) {
   if (refused_here && !check_only) refuse_for(migration.report.findings);
   migration.control.emplace(reach_destination(migration));
   migration.control->send_body(make_hello(migration, check_only));
-  const auto answer =
-      migration.control->receive_body<proto::HelloAnswer>(monotonic_ns() + kAnswerTimeoutNs);
+  const proto::HelloAnswer answer =
+      await_envelope(migration, proto::Envelope::kHelloAnswer, monotonic_ns() + kAnswerTimeoutNs)
+          .hello_answer();
   migration.page_token = answer.page_token();
-  migration.machine.apply(Event::kConnected);
+  enter_next(migration, Event::kConnected);
   preflight_thread_ids(migration.options.pid, answer.destination(), migration.report.findings);
   if (!refused_here) {
     migration.capture.emplace(migration.options.pid);
@@ -105,7 +108,7 @@ void connect_and_preflight(Migration& migration) {
   for (const proto::Finding& finding : migration.report.findings) {
     log_warning("{}", finding_line(finding));
   }
-  migration.machine.apply(check_only ? Event::kCheckPassed : Event::kPreflightPassed);
+  enter_next(migration, check_only ? Event::kCheckPassed : Event::kPreflightPassed);
 }
 
 }  // namespace godwit
