@@ -33,20 +33,10 @@ void start_page_server(Migration& migration) {
   migration.pages->link().send(space, descriptors);
 }
 
-TrackerKind choose_tracker() {
-  const auto kind = probe_tracker();
-  if (kind) return *kind;
-  throw Refused(
-      "no-tracker", "this kernel can't tell which pages a task writes",
-      "boot a kernel with userfaultfd write-protect (6.7 or later) or CONFIG_MEM_SOFT_DIRTY");
-}
-
 }  // namespace
 
 void build(Migration& migration) {
   const pid_t pid = migration.options.pid;
-  const TrackerKind kind = choose_tracker();
-  migration.report.tracker = tracker_name(kind);
   // Before there is anything that somebody else would have to remove.
   migration.record.cgroup_path = FreezerGroup::path_around(pid, migration.id);
   migration.write_journal();
@@ -61,7 +51,7 @@ void build(Migration& migration) {
   snapshot.set_version(kSnapshotVersion);
   snapshot.set_generation(++migration.generation);
   *snapshot.add_processes() = migration.capture->describe(*migration.task);
-  migration.memory.emplace(*migration.task, kind);
+  migration.memory.emplace(*migration.task, migration.tracker);
   migration.memory->update(snapshot.processes(0).mappings());
   migration.task->resume();
   migration.described_fd_table = snapshot.processes(0).fd_table().SerializeAsString();

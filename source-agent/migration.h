@@ -44,6 +44,7 @@ struct Migration {
   std::optional<Channel> control;
   std::string page_token;
   std::optional<PageServerProcess> pages;
+  TrackerKind tracker = TrackerKind::kWriteProtect;
   std::optional<ProcessCapture> capture;
   std::optional<RemoteTask> task;
   std::optional<FreezerGroup> group;

@@ -92,8 +92,7 @@ void Progress::begin_round(std::uint32_t round) {
 }
 
 void Progress::scanned(std::uint32_t round, std::uint64_t pages) {
-  meter_.scanned(round, pages);
-  draw(false);
+  meter_.scanned(round, pages);  // not drawn: the task may stand still for the scan
 }
 
 void Progress::sent(std::uint32_t round, std::uint64_t pages, std::uint64_t bytes) {

@@ -109,8 +109,7 @@ void add_rates(const ProgressFacts& facts, std::vector<Field>& fields) {
   const std::string wanted = duration_text(facts.pause_ns_max) + " wanted";
   fields.push_back({labelled("writes", written), 5, true});
   fields.push_back({labelled("sends", sent), 6});
-  fields.push_back(
-      {labelled("pause", fmt::format("{} ({})", pause, wanted)), 4});
+  fields.push_back({labelled("pause", fmt::format("{} ({})", pause, wanted)), 4});
   fields.push_back({labelled("switch", estimate_text(facts.switch_in)), 2});
 }
 

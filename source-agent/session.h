@@ -19,6 +19,9 @@ MigrationReport run_check(const MigrateOptions& options, Progress& progress);
 // `progress`. Returns false when something stays in doubt.
 bool run_recover(const MigrateOptions& options,
                  const std::function<void(const std::string&)>& progress);
+// Looks only, for a check: adds `in-doubt` when an earlier migration of the process is not settled
+// and can't be without its destination.
+void find_unsettled(const MigrateOptions& options, Findings& findings);
 // The same before a migration, into the log only; another destination than that of this process is
 // not asked. Throws Refused when the process itself stays in doubt.
 void recover_before(const MigrateOptions& options);

@@ -32,9 +32,10 @@ constexpr int kAttempts = 5;  // a running process may change during a descripti
 
 bool is_socket(const FdFacts& facts) { return facts.link.starts_with("socket:["); }
 
-const proto::Finding* first_refusal(const Findings& findings) {
-  const auto found = std::find_if(findings.begin(), findings.end(),
-                                  [](const proto::Finding& entry) { return !entry.warning(); });
+const proto::Finding* first_refusal(const Findings& findings, std::size_t from = 0) {
+  const auto found =
+      std::find_if(findings.begin() + static_cast<std::ptrdiff_t>(from), findings.end(),
+                   [](const proto::Finding& entry) { return !entry.warning(); });
   return found == findings.end() ? nullptr : &*found;
 }
 
@@ -223,11 +224,13 @@ proto::FdTable FdTableCapture::assemble(std::vector<FdFacts>& facts, FdDepth dep
     auto* file = out.add_files();
     file->set_id(static_cast<std::uint32_t>(leader));
     file->set_status_flags(entry.info.flags & ~static_cast<std::uint32_t>(O_CLOEXEC));
+    const std::size_t found_before = findings.size();
     examine_holders(entry, findings);
     describe_file(entry, depth, files, *file, findings);
     if (depth != FdDepth::kShape && (entry.info.flags & O_PATH) == 0) {
       capture_file_owner(entry, *file, findings);
     }
+    if (first_refusal(findings, found_before) != nullptr) out.mutable_files()->RemoveLast();
   }
   return out;
 }
@@ -349,7 +352,7 @@ proto::Corrections FdTableCapture::find_corrections() const {
   return corrections;
 }
 
-proto::FdTable FdTableCapture::describe() {
+proto::FdTable FdTableCapture::describe(Unmovable unmovable) {
   for (int attempt = 1;; ++attempt) {
     try {
       known_.clear();
@@ -357,7 +360,7 @@ proto::FdTable FdTableCapture::describe() {
       holders_.look_for(facts);
       Findings findings;
       auto out = assemble(facts, FdDepth::kShape, findings);
-      throw_first_refusal(findings);
+      if (unmovable == Unmovable::kRefuse) throw_first_refusal(findings);
       return out;
     } catch (const Refused&) {
       throw;

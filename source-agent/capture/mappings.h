@@ -12,6 +12,7 @@
 #include "common/kernel/proc_maps.h"
 #include "common/model/describe.h"
 #include "common/model/findings.h"
+#include "source-agent/capture/unmovable.h"
 
 namespace godwit {
 
@@ -28,6 +29,8 @@ class MappingsCapture {
   // end is on a page. Throws Refused for an area that can't be moved. When nothing has changed
   // since the last call, costs no more than reading the one file.
   proto::Mappings describe_areas(RemoteTask* task);
+  // The same without those areas; the process runs.
+  proto::Mappings describe_movable_areas();
   // Nothing has changed since the last description of the areas (the flags of areas aside, which
   // are those of refresh_flags()). Reads the one file.
   bool is_as_described() const;
@@ -42,7 +45,8 @@ class MappingsCapture {
  private:
   std::uint64_t flags_of(const PageRange& range) const;
   std::uint32_t file_index(const MapsLine& line, bool executable, proto::Mappings& out);
-  proto::Mappings describe_text(const std::string& text, RemoteTask* task);
+  proto::Mappings describe_text(const std::string& text, RemoteTask* task,
+                                Unmovable unmovable = Unmovable::kRefuse);
   proto::Mapping describe_area(const MapsLine& line, proto::Mappings& out);
 
   pid_t host_pid_;
