@@ -22,7 +22,7 @@ constexpr const char* kCheckFooter =
     "  migrate check --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha\n"
     "  migrate check --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha --json - -q\n\n"
     "Give it the options that the migration will have. Nothing is touched.\n"
-    "Exit codes: 0 nothing stands against it, 2 something does.";
+    "Exit codes: 0 nothing stands against it, 2 something does, 1 it was not found out.";
 constexpr const char* kStatesFooter =
     "Examples:\n  migrate states\n  migrate states --dot | dot -Tsvg > states.svg";
 constexpr const char* kRecoverFooter =

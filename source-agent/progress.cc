@@ -52,13 +52,9 @@ Progress::~Progress() {
 }
 
 std::vector<StyledLine> Progress::lines() const {
-  const bool switching = quiet_;
-  return progress_lines(meter_.facts(state_, switching, monotonic_ns()), terminal_->columns() - 1,
+  return progress_lines(meter_.facts(state_, quiet_, monotonic_ns()), terminal_->columns() - 1,
                         terminal_->rows() - 1);
 }
-
-// In the background the terminal is somebody else's.
-bool Progress::shows_block() const { return block_ && !quiet_ && !terminal_->in_background(); }
 
 void Progress::say(std::string_view lines_above) {
   if (!terminal_) {
@@ -66,17 +62,24 @@ void Progress::say(std::string_view lines_above) {
   } else if (quiet_) {
     kept_ += lines_above;
   } else if (block_ && block_->shown()) {
-    terminal_->put(block_->draw_below(lines_above, lines(), terminal_->columns()));
+    ScreenBlock next = *block_;
+    if (terminal_->put(next.draw_below(lines_above, lines(), terminal_->columns()))) *block_ = next;
   } else {
     terminal_->put(lines_above);
   }
 }
 
 void Progress::draw(bool now) {
-  if (!shows_block()) return;
+  if (quiet_) return;
   const std::int64_t now_ns = monotonic_ns();
   if (!now && now_ns - drawn_ns_ < kBetweenDrawingsNs) return;
   drawn_ns_ = now_ns;
+  draw_now();
+}
+
+// In the background the terminal is somebody else's.
+void Progress::draw_now() {
+  if (!block_ || terminal_->in_background()) return;
   ScreenBlock next = *block_;
   if (terminal_->offer(next.draw(lines(), terminal_->columns()))) *block_ = next;
 }
@@ -110,10 +113,7 @@ void Progress::tick() { draw(false); }
 
 void Progress::quiet() {
   quiet_ = true;
-  if (!block_ || terminal_->in_background()) return;
-  // The last picture before the blackout says so.
-  ScreenBlock next = *block_;
-  if (terminal_->offer(next.draw(lines(), terminal_->columns()))) *block_ = next;
+  draw_now();  // the last picture before the blackout says so
 }
 
 void Progress::loud() {

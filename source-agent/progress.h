@@ -45,8 +45,8 @@ class Progress {
  private:
   void say(std::string_view lines);
   void draw(bool now);
+  void draw_now();
   std::vector<StyledLine> lines() const;
-  bool shows_block() const;
 
   std::optional<Terminal> terminal_;
   std::optional<ScreenBlock> block_;

@@ -44,17 +44,17 @@ void Terminal::flush() {
   }
 }
 
-void Terminal::put(std::string_view text) {
-  if (gone_ || pending_.size() + text.size() > kPendingBytesMax) return;
+bool Terminal::put(std::string_view text) {
+  if (gone_ || pending_.size() + text.size() > kPendingBytesMax) return false;
   pending_ += text;
   flush();
+  return !gone_;
 }
 
 bool Terminal::offer(std::string_view text) {
   flush();
   if (gone_ || !pending_.empty()) return false;
-  put(text);
-  return true;
+  return put(text);
 }
 
 void Terminal::drain(std::int64_t deadline_ns) {

@@ -20,8 +20,8 @@ class Terminal {
   static std::optional<Terminal> try_open(int fd);
 
   // To be written in order, as far as the terminal takes it now; the rest goes with what comes
-  // later. What has piled up too high is left out.
-  void put(std::string_view text);
+  // later. False: it was left out, because too much has piled up or nobody is there any more.
+  bool put(std::string_view text);
   // The same if all that came before has been taken; otherwise this is left out. Returns whether it
   // was taken over.
   bool offer(std::string_view text);

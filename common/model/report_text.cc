@@ -106,6 +106,7 @@ std::string outcome_line(const MigrationReport& report) {
     case State::kChecked:
       return fmt::format("pid {} can move to {}", report.pid_source, report.destination);
     case State::kRolledBack:
+      if (report.command == "check") return "not found out; nothing was touched";
       return fmt::format("rolled back after {}: pid {} runs on here", after, report.pid_source);
     case State::kRefused: {
       const std::size_t count = count_refusals(report.findings);

@@ -76,6 +76,8 @@ TEST(ReportText, SaysWhereTheProcessRuns) {
   EXPECT_THAT(text, HasSubstr("rolled back after 1.5 s: pid 1234 runs on here"));
   EXPECT_THAT(text, HasSubstr("error: the destination is gone\nhint: look there\n"));
   EXPECT_THAT(text, HasSubstr("sent 4.1 MB")) << "what it had come to";
+  report.command = "check";
+  EXPECT_EQ(outcome_line(report), "not found out; nothing was touched");
   EXPECT_THAT(text, Not(HasSubstr("blackout 4.00"))) << "it was none: it runs on";
 }
 

@@ -45,6 +45,14 @@ void throw_first_refusal(const Findings& findings) {
   }
 }
 
+void remove_descriptors_of(const std::set<int>& files, proto::FdTable& table) {
+  auto& all = *table.mutable_descriptors();
+  const auto is_one = [&](const proto::Descriptor& each) {
+    return files.count(static_cast<int>(each.file())) > 0;
+  };
+  all.erase(std::remove_if(all.begin(), all.end(), is_one), all.end());
+}
+
 bool is_internet(int family) { return family == AF_INET || family == AF_INET6; }
 
 std::uint64_t inode_of_link(const std::string& link) {
@@ -213,6 +221,7 @@ FdTableCapture::Files FdTableCapture::group(std::vector<FdFacts>& facts) const {
 proto::FdTable FdTableCapture::assemble(std::vector<FdFacts>& facts, FdDepth depth,
                                         Findings& findings) {
   proto::FdTable out;
+  std::set<int> refused;  // leaders
   Files files = group(facts);
   for (FdFacts& entry : facts) {
     const int leader = files.leader.at(entry.fd);
@@ -230,8 +239,12 @@ proto::FdTable FdTableCapture::assemble(std::vector<FdFacts>& facts, FdDepth dep
     if (depth != FdDepth::kShape && (entry.info.flags & O_PATH) == 0) {
       capture_file_owner(entry, *file, findings);
     }
-    if (first_refusal(findings, found_before) != nullptr) out.mutable_files()->RemoveLast();
+    if (first_refusal(findings, found_before) != nullptr) {
+      out.mutable_files()->RemoveLast();
+      refused.insert(leader);
+    }
   }
+  if (!refused.empty()) remove_descriptors_of(refused, out);
   return out;
 }
 

@@ -60,7 +60,6 @@ class FdTableCapture {
 
   // The shape: descriptors, sharing, flags, paths, addresses; what is queued, counted and owned is
   // left out. The process may run: then what changes during the call is described one way or other.
-  // Of an open file that is left out only its descriptors are there.
   proto::FdTable describe(Unmovable unmovable = Unmovable::kRefuse);
 
   // Everything but TCP streams. The process is stopped. `task` may be null: it saves reading fdinfo
