@@ -20,16 +20,6 @@ namespace {
 
 constexpr std::int64_t kAnswerTimeoutNs = 60'000'000'000;
 
-// The first of what was found stands for all in the one-line error; the report has the list.
-[[noreturn]] void refuse_for(const Findings& findings) {
-  for (const proto::Finding& finding : findings) {
-    if (finding.warning()) continue;
-    throw Refused(finding.id(), fmt::format("{}: {}", finding.object(), finding.problem()),
-                  finding.way_out());
-  }
-  fail("nothing was found to refuse for");
-}
-
 std::uint64_t resident_bytes(pid_t pid) {
   const std::string text = read_file(fmt::format("/proc/{}/statm", pid));
   const size_t second = text.find(' ') + 1;
@@ -96,7 +86,7 @@ bool preflight_here(Migration& migration, bool check_only) {
   Findings& findings = migration.report.findings;
   findings = preflight_process(migration.options.pid);
   const bool ordinary = !stands_alone(findings);
-  if (refuses(findings) && !check_only) refuse_for(findings);
+  if (!check_only) throw_first_refusal(findings);
   preflight_host(migration, findings);
   if (check_only) find_unsettled(migration.options, findings);
   if (ordinary) preflight_kinds(migration, findings);
@@ -172,12 +162,12 @@ void connect_and_preflight(Migration& migration) {
   const Findings& findings = migration.report.findings;
   const bool ordinary = preflight_here(migration, check_only);
   // A check is a whole verdict; a migration that is refused already asks nobody else.
-  if (refuses(findings) && !check_only) refuse_for(findings);
+  if (!check_only) throw_first_refusal(findings);
   if (connect(migration, check_only) && ordinary) {
     migration.capture.emplace(migration.options.pid);
     preflight_there_if_possible(migration);
   }
-  if (refuses(findings)) refuse_for(findings);
+  throw_first_refusal(findings);
   for (const proto::Finding& finding : findings) {
     if (!check_only) log_warning("{}", finding_line(finding));
   }

@@ -225,9 +225,6 @@ void preflight_thread_ids(pid_t pid, const proto::HostFeatures& destination, Fin
   }
 }
 
-bool refuses(const Findings& findings) {
-  return std::any_of(findings.begin(), findings.end(),
-                     [](const proto::Finding& finding) { return !finding.warning(); });
-}
+bool refuses(const Findings& findings) { return first_refusal(findings) != nullptr; }
 
 }  // namespace godwit

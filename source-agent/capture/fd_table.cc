@@ -32,19 +32,6 @@ constexpr int kAttempts = 5;  // a running process may change during a descripti
 
 bool is_socket(const FdFacts& facts) { return facts.link.starts_with("socket:["); }
 
-const proto::Finding* first_refusal(const Findings& findings, std::size_t from = 0) {
-  const auto found =
-      std::find_if(findings.begin() + static_cast<std::ptrdiff_t>(from), findings.end(),
-                   [](const proto::Finding& entry) { return !entry.warning(); });
-  return found == findings.end() ? nullptr : &*found;
-}
-
-void throw_first_refusal(const Findings& findings) {
-  if (const auto* finding = first_refusal(findings)) {
-    throw Refused(finding->id(), finding->object() + ": " + finding->problem(), finding->way_out());
-  }
-}
-
 void remove_descriptors_of(const std::set<int>& files, proto::FdTable& table) {
   auto& all = *table.mutable_descriptors();
   const auto is_one = [&](const proto::Descriptor& each) {
