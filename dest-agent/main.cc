@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "common/base/log.h"
+#include "common/base/standard_fds.h"
 #include "common/wire/key_folder.h"
 #include "dest-agent/listener.h"
 #include "dest-agent/options.h"
@@ -9,6 +10,7 @@
 
 int main(int argc, char** argv) {
   using namespace godwit;
+  keep_standard_fds();
   const DestCommandLine line = parse_dest_command_line(argc, argv, std::cout, std::cerr);
   if (!line.options) return line.exit_code;
   set_up_log("dest-agent", line.options->log_level);

@@ -11,7 +11,10 @@ namespace {
 
 constexpr const char* kFooter =
     "Example:\n"
-    "  dest-agent --listen 10.0.0.2:7000 --keys /etc/godwit/beta";
+    "  dest-agent --listen 10.0.0.2:7000 --keys /etc/godwit/beta\n\n"
+    "Runs until SIGTERM or SIGINT; migrations that are underway finish. Exit codes: 0 after such "
+    "a\n"
+    "signal, 2 when it can't start.";
 
 }  // namespace
 

@@ -122,7 +122,10 @@ std::string preflight_destination(const proto::PreflightRequest& request, const 
     const std::string chosen = choose_pids(process, hello.pids(), findings);
     if (chosen == "namespace") pids = chosen;
     check_files(process, findings);
-    check_filesystem_context(process.filesystem_context(), findings);
+    // The source leaves out what can't be moved anyway, when it asks for a whole verdict.
+    if (process.has_filesystem_context()) {
+      check_filesystem_context(process.filesystem_context(), findings);
+    }
     check_credentials(capabilities_here(), process.credentials(), findings);
     check_rlimits(rlimits_here(), process.rlimits(), may_raise_hard_limits(), findings);
   }

@@ -45,12 +45,20 @@ int main(int argc, char** argv) {
   tzset();
   godwit::take_short_turns();
   Options options;
-  CLI::App app{"godwit page server (started by the agents)"};
-  app.add_option("--role", options.role, "source or destination")
+  CLI::App app{
+      "One end of the page stream of one migration. The agents start it; nobody else need.",
+      "page-server"};
+  app.footer(
+      "Example (descriptor 3 is one end of a socket pair, the agent has the other):\n"
+      "  page-server --role source --link-fd 3");
+  app.add_option("--role", options.role, "Which end of the stream")
+      ->type_name("source|destination")
       ->required()
       ->check(CLI::IsMember({"source", "destination"}));
-  app.add_option("--link-fd", options.link_fd, "socket to the agent")->required();
-  app.add_flag("--verbose", options.verbose, "log what goes wrong here too");
+  app.add_option("--link-fd", options.link_fd, "The socket to the agent")
+      ->type_name("N")
+      ->required();
+  app.add_flag("--verbose", options.verbose, "Log every step");
   CLI11_PARSE(app, argc, argv);
   godwit::set_up_log("page-server",
                      options.verbose ? godwit::LogLevel::kDebug : godwit::LogLevel::kWarning);

@@ -214,6 +214,17 @@ TEST_F(PageServerTest, SlowLinkDoesNotGrowMemory) {
   EXPECT_GT(seconds, 0.8);  // 16 MiB at 16 MiB/s, less the burst
   EXPECT_LT(source_kib, 20u << 10);
   EXPECT_LT(destination_kib, 20u << 10);
+  // Its agent hears all the while how far it is.
+  ASSERT_EQ(source_.link().receive(in_seconds(1)).scanned().pages(), 4096U);
+  std::uint64_t told_pages = 0;
+  int told = 0;
+  for (auto report = source_.link().receive(in_seconds(1)); report.has_round_progress(); ++told) {
+    EXPECT_GT(report.round_progress().pages(), told_pages);
+    told_pages = report.round_progress().pages();
+    report = source_.link().receive(in_seconds(1));
+  }
+  EXPECT_GE(told, 2);
+  EXPECT_LE(told_pages, 4096U);
   std::printf("resident: source %lu KiB, destination %lu KiB\n", source_kib, destination_kib);
 }
 

@@ -172,8 +172,9 @@ class PageServerTest : public ::testing::Test {
   };
   Round finish_round(std::uint32_t number) {
     Round round;
-    for (int i = 0; i < 2; ++i) {
-      const proto::PageReport report = source_.link().receive(in_seconds(60));
+    for (int missing = 2; missing > 0; --missing) {
+      proto::PageReport report = source_.link().receive(in_seconds(60));
+      while (report.has_round_progress()) report = source_.link().receive(in_seconds(60));
       if (report.has_scanned()) round.scanned = report.scanned();
       if (report.has_round_sent()) round.sent = report.round_sent();
     }

@@ -27,6 +27,7 @@
 #include "page-server/page_reader.h"
 #include "page-server/page_server.h"
 #include "page-server/rate_limit.h"
+#include "page-server/round_progress.h"
 
 namespace godwit {
 namespace {
@@ -67,7 +68,8 @@ class SourceServer {
   void set_areas(const proto::SetAreas& order);
   void send_round(const proto::SendRound& order);
   ScanFindings scan(Space& space, const proto::SendRound& order);
-  void read(Space& space, const ScanFindings& findings, PageReader& reader) const;
+  void read(Space& space, const ScanFindings& findings, PageReader& reader,
+            RoundProgress& progress) const;
   void report_scan(const proto::SendRound& order, const ScanFindings& findings,
                    std::int64_t scan_ns);
   Space& space(std::uint32_t number);
@@ -171,7 +173,8 @@ ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
   return findings;
 }
 
-void SourceServer::read(Space& space, const ScanFindings& findings, PageReader& reader) const {
+void SourceServer::read(Space& space, const ScanFindings& findings, PageReader& reader,
+                        RoundProgress& progress) const {
   const std::span<const TrackedArea> areas = space.areas;
   // Runs of pages do not end where an area does; what is sent must.
   const auto split = [&](const PageBitmap& pages, auto take) {
@@ -185,7 +188,15 @@ void SourceServer::read(Space& space, const ScanFindings& findings, PageReader& 
     });
   };
   split(findings.zero, [&](const PageRange& run, AreaKind) { reader.add_zero(run); });
-  split(findings.data, [&](const PageRange& run, AreaKind kind) { reader.add_data(run, kind); });
+  split(findings.data, [&](PageRange run, AreaKind kind) {
+    while (run.start < run.end) {
+      const PageRange step{run.start,
+                           run.start + std::min(run.pages(), progress.step_pages()) * kPageSize};
+      reader.add_data(step, kind);
+      progress.took(step.pages(), reader.statistics().bytes);
+      run.start = step.end;
+    }
+  });
 }
 
 void SourceServer::report_scan(const proto::SendRound& order, const ScanFindings& findings,
@@ -220,7 +231,8 @@ void SourceServer::send_round(const proto::SendRound& order) {
   if (!order.final()) report_scan(order, findings, scan_ns);
   PageReader reader(space.memory.get(), queue_, space.sent, order.space(), order.round(),
                     order.generation(), order.final());
-  read(space, findings, reader);
+  RoundProgress progress(link_, order.round(), order.final());
+  read(space, findings, reader, progress);
   reader.finish();
   queue_.wait_drained();
   proto::PageReport report;

@@ -33,20 +33,10 @@ void start_page_server(Migration& migration) {
   migration.pages->link().send(space, descriptors);
 }
 
-TrackerKind choose_tracker() {
-  const auto kind = probe_tracker();
-  if (kind) return *kind;
-  throw Refused(
-      "no-tracker", "this kernel can't tell which pages a task writes",
-      "boot a kernel with userfaultfd write-protect (6.7 or later) or CONFIG_MEM_SOFT_DIRTY");
-}
-
 }  // namespace
 
 void build(Migration& migration) {
   const pid_t pid = migration.options.pid;
-  const TrackerKind kind = choose_tracker();
-  migration.report.tracker = tracker_name(kind);
   // Before there is anything that somebody else would have to remove.
   migration.record.cgroup_path = FreezerGroup::path_around(pid, migration.id);
   migration.write_journal();
@@ -57,7 +47,7 @@ void build(Migration& migration) {
   const std::int64_t stopped_ns = monotonic_ns();
   migration.task->stop();
   proto::Process process = migration.capture->describe(*migration.task);
-  migration.memory.emplace(*migration.task, kind);
+  migration.memory.emplace(*migration.task, migration.tracker);
   migration.memory->update(migration.capture->mappings().described());
   migration.task->resume();
   migration.described_fd_table = process.fd_table().SerializeAsString();
@@ -72,7 +62,7 @@ void build(Migration& migration) {
   const proto::Envelope answer =
       await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kBuildTimeoutNs);
   migration.report.pid_destination = answer.reconciled().host_pid();
-  migration.machine.apply(Event::kSkeletonReady);
+  enter_next(migration, Event::kSkeletonReady);
 }
 
 }  // namespace godwit

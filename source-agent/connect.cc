@@ -1,27 +1,24 @@
 // The steps that touch nothing: everything that would stop the migration is found here, at once.
+#include <unistd.h>
+
+#include <optional>
+
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/kernel/cgroup_fs.h"
 #include "common/kernel/proc_status.h"
 #include "common/model/host_features.h"
+#include "common/model/report_text.h"
 #include "common/model/snapshot.h"
 #include "source-agent/destination.h"
 #include "source-agent/migration.h"
 #include "source-agent/preflight.h"
+#include "source-agent/session.h"
 
 namespace godwit {
 namespace {
 
 constexpr std::int64_t kAnswerTimeoutNs = 60'000'000'000;
-
-// The first of what was found stands for all in the one-line error; the report has the list.
-[[noreturn]] void refuse_for(const Findings& findings) {
-  for (const proto::Finding& finding : findings) {
-    if (finding.warning()) continue;
-    throw Refused(finding.id(), fmt::format("{}: {}", finding.object(), finding.problem()),
-                  finding.way_out());
-  }
-  fail("nothing was found to refuse for");
-}
 
 std::uint64_t resident_bytes(pid_t pid) {
   const std::string text = read_file(fmt::format("/proc/{}/statm", pid));
@@ -41,17 +38,59 @@ proto::Hello make_hello(const Migration& migration, bool check_only) {
   return hello;
 }
 
-void preflight_here(Migration& migration) {
-  Findings& findings = migration.report.findings;
+// What a step refuses is one finding among others; false then.
+template <typename Step>
+bool gather(Findings& findings, const std::string& object, Step step) {
+  try {
+    step();
+    return true;
+  } catch (const Refused& refused) {
+    refuse(findings, refused.id(), object, refused.what(), refused.hint());
+    return false;
+  }
+}
+
+// Of this host, whatever the process is.
+void preflight_host(Migration& migration, Findings& findings) {
+  gather(findings, "key folder",
+         [&] { migration.keys = load_keys(migration.options.keys, "source"); });
+  const std::optional<TrackerKind> tracker = probe_tracker();
+  if (tracker) {
+    migration.tracker = *tracker;
+    migration.report.tracker = tracker_name(*tracker);
+  } else {
+    refuse(findings, "no-tracker", "kernel of the source",
+           "it can't tell which pages a task writes",
+           "boot a kernel with userfaultfd write-protect (6.7 or later) or CONFIG_MEM_SOFT_DIRTY");
+  }
+}
+
+// Of a process that can be looked at.
+void preflight_kinds(Migration& migration, Findings& findings) {
   const pid_t pid = migration.options.pid;
-  // What is no ordinary process comes alone: nothing else about it makes sense.
-  findings = preflight_process(pid);
-  if (refuses(findings)) refuse_for(findings);
-  migration.keys = load_keys(migration.options.keys, "source");
   preflight_process_kinds(pid, findings);
+  try {
+    find_group_of(pid);
+  } catch (const Error& error) {
+    refuse(
+        findings, "no-cgroup2", "cgroup2 of the source", error.what(),
+        error.hint().empty() ? "run migrate where the whole hierarchy is mounted" : error.hint());
+  }
   if (const auto mark = try_mark_process(pid)) migration.record.process = *mark;
   if (const auto mark = try_mark_process(::getpid())) migration.record.agent = *mark;
   migration.report.resident_bytes = resident_bytes(pid);
+}
+
+// True when the process is one that more can be said about.
+bool preflight_here(Migration& migration, bool check_only) {
+  Findings& findings = migration.report.findings;
+  findings = preflight_process(migration.options.pid);
+  const bool ordinary = !stands_alone(findings);
+  if (!check_only) throw_first_refusal(findings);
+  preflight_host(migration, findings);
+  if (check_only) find_unsettled(migration.options, findings);
+  if (ordinary) preflight_kinds(migration, findings);
+  return ordinary;
 }
 
 // Nothing has been touched yet: a destination that can't be talked to is a refusal.
@@ -66,46 +105,73 @@ Channel reach_destination(const Migration& migration) {
   }
 }
 
+bool connect(Migration& migration, bool check_only) {
+  Findings& findings = migration.report.findings;
+  if (migration.keys.certificate_pem.empty()) return false;  // which is one of the findings
+  const bool reached = gather(findings, migration.options.to.text(),
+                              [&] { migration.control.emplace(reach_destination(migration)); });
+  if (!reached) return false;
+  migration.control->send_body(make_hello(migration, check_only));
+  const proto::HelloAnswer answer =
+      await_envelope(migration, proto::Envelope::kHelloAnswer, monotonic_ns() + kAnswerTimeoutNs)
+          .hello_answer();
+  migration.page_token = answer.page_token();
+  enter_next(migration, Event::kConnected);
+  preflight_thread_ids(migration.options.pid, answer.destination(), findings);
+  return true;
+}
+
 void preflight_there(Migration& migration) {
   Findings& findings = migration.report.findings;
   proto::PreflightRequest request;
   proto::Snapshot& snapshot = *request.mutable_snapshot();
   snapshot.set_version(kSnapshotVersion);
   proto::Process& process = *snapshot.add_processes();
-  process = migration.capture->describe_outside();
+  process = migration.capture->describe_outside(refuses(findings) ? Unmovable::kLeaveOut
+                                                                  : Unmovable::kRefuse);
   request.set_resident_bytes(migration.report.resident_bytes);
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
   migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
   migration.control->send_body(request);
-  const auto answer =
-      migration.control->receive_body<proto::PreflightAnswer>(monotonic_ns() + kAnswerTimeoutNs);
+  const proto::PreflightAnswer answer = await_envelope(migration, proto::Envelope::kPreflightAnswer,
+                                                       monotonic_ns() + kAnswerTimeoutNs)
+                                            .preflight_answer();
   findings.insert(findings.end(), answer.findings().begin(), answer.findings().end());
   migration.report.pids = answer.pids();
+}
+
+// A process that is refused may not even be describable; what has been found stands all the same.
+void preflight_there_if_possible(Migration& migration) {
+  Findings& findings = migration.report.findings;
+  try {
+    preflight_there(migration);
+  } catch (const Cancelled&) {
+    throw;
+  } catch (const Error& error) {
+    if (!refuses(findings)) throw;
+    warn(findings, "destination-not-asked", migration.options.to.text(),
+         fmt::format("it could not be asked about this process: {}", error.what()),
+         "settle the others and check again");
+  }
 }
 
 }  // namespace
 
 void connect_and_preflight(Migration& migration) {
   const bool check_only = migration.options.command == MigrateOptions::Command::kCheck;
-  preflight_here(migration);
-  const bool refused_here = refuses(migration.report.findings);
-  if (refused_here && !check_only) refuse_for(migration.report.findings);
-  migration.control.emplace(reach_destination(migration));
-  migration.control->send_body(make_hello(migration, check_only));
-  const auto answer =
-      migration.control->receive_body<proto::HelloAnswer>(monotonic_ns() + kAnswerTimeoutNs);
-  migration.page_token = answer.page_token();
-  migration.machine.apply(Event::kConnected);
-  preflight_thread_ids(migration.options.pid, answer.destination(), migration.report.findings);
-  if (!refused_here) {
+  const Findings& findings = migration.report.findings;
+  const bool ordinary = preflight_here(migration, check_only);
+  // A check is a whole verdict; a migration that is refused already asks nobody else.
+  if (!check_only) throw_first_refusal(findings);
+  if (connect(migration, check_only) && ordinary) {
     migration.capture.emplace(migration.options.pid);
-    preflight_there(migration);
+    preflight_there_if_possible(migration);
   }
-  if (refuses(migration.report.findings)) refuse_for(migration.report.findings);
-  for (const proto::Finding& finding : migration.report.findings) {
-    log_warning("{}", finding_line(finding));
+  throw_first_refusal(findings);
+  for (const proto::Finding& finding : findings) {
+    if (!check_only) log_warning("{}", finding_line(finding));
   }
-  migration.machine.apply(check_only ? Event::kCheckPassed : Event::kPreflightPassed);
+  enter_next(migration, check_only ? Event::kCheckPassed : Event::kPreflightPassed);
 }
 
 }  // namespace godwit

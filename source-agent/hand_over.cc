@@ -178,6 +178,7 @@ void await_committed(Migration& migration, PhaseClock& clock) {
 void hand_over(Migration& migration) {
   get_ready(migration);
   throw_if_cancelled();
+  migration.progress.quiet();
   const Precedence precedence;
   PhaseClock clock(migration.report);
   const std::int64_t began_ns = clock.last_ns();
@@ -199,6 +200,8 @@ void hand_over(Migration& migration) {
   migration.report.blackout_ns = clock.last_ns() - began_ns;
   migration.report.frozen_unix_ns = clock_ns(CLOCK_REALTIME) - (monotonic_ns() - began_ns);
   migration.machine.apply(Event::kCommitConfirmed);
+  migration.progress.loud();
+  migration.progress.enter(migration.machine.state());
 }
 
 }  // namespace godwit

@@ -1,7 +1,13 @@
 // migrate: moves a running process to another host. See docs/architecture.md.
+#include <signal.h>
+
 #include <iostream>
+#include <optional>
 
 #include "common/base/log.h"
+#include "common/base/standard_fds.h"
+#include "common/model/report_text.h"
+#include "source-agent/cancel.h"
 #include "source-agent/commands.h"
 #include "source-agent/options.h"
 #include "source-agent/session.h"
@@ -10,20 +16,39 @@ namespace {
 
 using namespace godwit;
 
-int run_reported(const MigrateOptions& options) {
-  const auto progress = [&](const std::string& line) {
-    if (!options.quiet) std::cerr << line << std::endl;
-  };
-  const MigrationReport report = options.command == MigrateOptions::Command::kCheck
-                                     ? run_check(options)
-                                     : run_migration(options, progress);
-  const bool json_on_stdout = options.json_path == "-";
-  if (options.json_path) write_report(report, *options.json_path);
-  const int code = exit_code_of(report.state);
-  if (code != 0 || (!options.quiet && !json_on_stdout)) {
-    (code == 0 ? std::cout : std::cerr) << report_text(report);
+MigrationReport run_shown(const MigrateOptions& options) {
+  Progress progress(options);
+  return options.command == MigrateOptions::Command::kCheck ? run_check(options, progress)
+                                                            : run_migration(options, progress);
+}
+
+// What goes wrong here is told, and does not change the exit code: that says where the process
+// runs.
+void write_report(ReportFile& file, const MigrationReport& report) {
+  try {
+    file.write(report);
+  } catch (const Error& error) {
+    std::cerr << "migrate: the report could not be written: " << error.what() << '\n'
+              << "  the exit code says what became of the process all the same\n";
   }
-  return code;
+}
+
+void print_report(const MigrateOptions& options, const MigrationReport& report) {
+  const bool good = exit_code_of(report.state) == 0;
+  const std::string text =
+      good && options.quiet ? outcome_line(report) + "\n" : report_text(report);
+  if (good && options.json_path != "-" && std::cout << text << std::flush) return;
+  std::cerr << text << std::flush;
+}
+
+int run_reported(const MigrateOptions& options) {
+  const CancelSignals signals;
+  std::optional<ReportFile> file;
+  if (options.json_path) file.emplace(*options.json_path);
+  const MigrationReport report = run_shown(options);
+  if (file) write_report(*file, report);
+  print_report(options, report);
+  return exit_code_of(report.state);
 }
 
 int run(const MigrateOptions& options) {
@@ -46,6 +71,9 @@ int run(const MigrateOptions& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_standard_fds();
+  // Whoever reads what is said may go away; that is no reason to leave a migration half done.
+  ::signal(SIGPIPE, SIG_IGN);
   const MigrateCommandLine line = parse_migrate_command_line(argc, argv, std::cout, std::cerr);
   if (!line.options) return line.exit_code;
   set_up_log("migrate", line.options->log_level);

@@ -3,6 +3,8 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/kernel/time_namespace.h"
@@ -11,8 +13,13 @@
 
 namespace godwit {
 
-Migration::Migration(const MigrateOptions& all)
-    : options(all), id(make_migration_id()), machine(id), journal(all.state_dir) {
+Migration::Migration(const MigrateOptions& all, Progress& shown)
+    : options(all),
+      progress(shown),
+      id(make_migration_id()),
+      machine(id),
+      journal(all.state_dir),
+      wait_mask(cancel_wait_mask()) {
   began_ns = monotonic_ns();
   report.migration_id = id;
   report.destination = options.to.text();
@@ -29,19 +36,22 @@ void Migration::write_journal() {
   journal.write(record);
 }
 
-std::atomic<bool>& cancel_requested() {
-  static std::atomic<bool> requested{false};
-  return requested;
-}
-
-void throw_if_cancelled() {
-  if (cancel_requested()) throw Cancelled("cancelled by the operator");
+void enter_next(Migration& migration, Event event) {
+  migration.machine.apply(event);
+  migration.progress.enter(migration.machine.state());
 }
 
 namespace {
 
 void take_page_report(Migration& migration, proto::PageReport report) {
-  if (report.has_scanned()) migration.scanned.Swap(report.mutable_scanned());
+  if (report.has_round_progress()) {
+    const proto::RoundProgress& news = report.round_progress();
+    migration.progress.sent(news.round(), news.pages(), news.bytes());
+  }
+  if (report.has_scanned()) {
+    migration.progress.scanned(report.scanned().round(), report.scanned().pages());
+    migration.scanned.Swap(report.mutable_scanned());
+  }
   if (report.has_round_sent()) migration.sent.Swap(report.mutable_round_sent());
 }
 
@@ -73,6 +83,7 @@ void answer_clock_probe(Migration& migration, const proto::ClockProbe& probe) {
 
 std::optional<proto::Envelope> take_event(Migration& migration, std::int64_t deadline_ns) {
   const int page_link = migration.pages ? migration.pages->link().fd() : -1;
+  const bool may_cancel = !is_past_commit(migration.machine.state());
   for (;;) {
     if (migration.control->pending()) {
       return take_envelope(migration, migration.control->receive(deadline_ns));
@@ -80,13 +91,16 @@ std::optional<proto::Envelope> take_event(Migration& migration, std::int64_t dea
     pollfd waits[2] = {{migration.control->fd(), POLLIN, 0}, {page_link, POLLIN, 0}};
     const std::int64_t left_ns = deadline_ns - monotonic_ns();
     if (left_ns <= 0) throw Error("the destination did not answer in time", ETIMEDOUT);
-    const timespec timeout{left_ns / 1'000'000'000, left_ns % 1'000'000'000};
-    const int ready = ::ppoll(waits, 2, deadline_ns == kNoDeadline ? nullptr : &timeout, nullptr);
+    const bool ticks = migration.progress.wants_ticks();
+    const std::int64_t wait_ns = ticks ? std::min(left_ns, Progress::kTickNs) : left_ns;
+    const timespec timeout{wait_ns / 1'000'000'000, wait_ns % 1'000'000'000};
+    const int ready = ::ppoll(waits, 2, &timeout, may_cancel ? &migration.wait_mask : nullptr);
     if (ready < 0 && errno == EINTR) {
-      if (!is_past_commit(migration.machine.state())) throw_if_cancelled();
+      if (may_cancel) throw_if_cancelled();
       continue;
     }
     if (ready < 0) throw_system("poll");
+    if (ready == 0 && ticks) migration.progress.tick();
     if (waits[1].revents != 0) {
       take_page_report(migration,
                        in_context([&] { return migration.pages->link().receive(deadline_ns); },

@@ -6,9 +6,7 @@
 // back to running on this host whatever had been reached.
 #pragma once
 
-#include <atomic>
 #include <chrono>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,23 +19,20 @@
 #include "common/wire/channel.h"
 #include "common/wire/key_folder.h"
 #include "common/wire/page_server_process.h"
+#include "source-agent/cancel.h"
 #include "source-agent/capture/process.h"
 #include "source-agent/network.h"
 #include "source-agent/options.h"
+#include "source-agent/progress.h"
 #include "source-agent/tracked_memory.h"
 
 namespace godwit {
 
-// The operator asked to stop.
-class Cancelled : public Error {
- public:
-  using Error::Error;
-};
-
 struct Migration {
-  explicit Migration(const MigrateOptions& options);
+  Migration(const MigrateOptions& options, Progress& progress);
 
   const MigrateOptions& options;
+  Progress& progress;
   std::string id;
   MigrationReport report;
   PhaseMachine machine;
@@ -49,6 +44,7 @@ struct Migration {
   std::optional<Channel> control;
   std::string page_token;
   std::optional<PageServerProcess> pages;
+  TrackerKind tracker = TrackerKind::kWriteProtect;
   std::optional<ProcessCapture> capture;
   std::optional<RemoteTask> task;
   std::optional<FreezerGroup> group;
@@ -57,10 +53,10 @@ struct Migration {
 
   std::uint64_t generation = 0;  // of the last description sent
   std::uint32_t round = 0;
-  std::string described_fd_table;                    // serialized, as last sent
-  std::optional<Error> error;                        // why it does not go on
-  bool peer_aborted = false;                         // the destination said so itself
-  std::function<void(const std::string&)> progress;  // a line for the operator
+  std::string described_fd_table;  // serialized, as last sent
+  std::optional<Error> error;      // why it does not go on
+  bool peer_aborted = false;       // the destination said so itself
+  sigset_t wait_mask;              // in waits that may be given up
 
   // The last description, kept for the way back.
   std::vector<proto::Envelope> stream_messages;
@@ -97,9 +93,8 @@ proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const st
                            bool settled = false);
 
 // --- Shared by the steps -------------------------------------------------------------------------
-// Set by SIGINT and SIGTERM; looked at between rounds.
-std::atomic<bool>& cancel_requested();
-void throw_if_cancelled();
+// Applies the event and shows the state that it leads to.
+void enter_next(Migration& migration, Event event);
 
 // Waits for one message of the page server or the destination and takes it into `migration`; Failed
 // and Abort are thrown. Returns an envelope that is none of the running reports.

@@ -18,8 +18,11 @@ constexpr const char* kMigrateFooter =
     "Exit codes: 0 moved, 1 rolled back (the process runs on here), 2 refused before anything was\n"
     "touched (or wrong usage), 3 in doubt (see `migrate recover`).";
 constexpr const char* kCheckFooter =
-    "Example:\n  migrate check --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha\n\n"
-    "Exit codes: 0 nothing stands against it, 2 something does.";
+    "Examples:\n"
+    "  migrate check --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha\n"
+    "  migrate check --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha --json - -q\n\n"
+    "Give it the options that the migration will have. Nothing is touched.\n"
+    "Exit codes: 0 nothing stands against it, 2 something does, 1 it was not found out.";
 constexpr const char* kStatesFooter =
     "Examples:\n  migrate states\n  migrate states --dot | dot -Tsvg > states.svg";
 constexpr const char* kRecoverFooter =
@@ -78,7 +81,7 @@ void add_target(CLI::App& app, MigrateOptions& options) {
 
 void add_verbosity(CLI::App& app, Verbosity& verbosity) {
   CLI::Option* quiet =
-      app.add_flag("-q,--quiet", verbosity.quiet, "Say nothing but the result and errors");
+      app.add_flag("-q,--quiet", verbosity.quiet, "Say nothing but how it ended, and errors");
   app.add_flag("-v,--verbose", verbosity.verbose, "Log every phase; twice: every step")
       ->excludes(quiet);
 }
@@ -89,8 +92,7 @@ void add_state_dir(CLI::App& app, MigrateOptions& options) {
       ->capture_default_str();
 }
 
-void add_migrate(CLI::App& app, MigrateOptions& options) {
-  add_target(app, options);
+void add_addressing(CLI::App& app, MigrateOptions& options) {
   app.add_option("--addresses", options.addresses,
                  "keep: the addresses are on both hosts, or something else routes them;\n"
                  "move: they come along with the process")
@@ -104,6 +106,11 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
       ->check(CLI::IsMember({"auto", "same", "namespace"}))
       ->type_name("auto|same|namespace")
       ->capture_default_str();
+}
+
+void add_migrate(CLI::App& app, MigrateOptions& options) {
+  add_target(app, options);
+  add_addressing(app, options);
   add_parsed(app, "--max-downtime", "Freeze when the rest is expected to take less than this",
              "TIME",
              [&options](const std::string& text) {
@@ -204,6 +211,8 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   CLI::App* check = app.add_subcommand("check", "Say everything that would stop a migration");
   check->footer(kCheckFooter);
   add_target(*check, options);
+  add_addressing(*check, options);
+  add_state_dir(*check, options);
   add_verbosity(*check, verbosity);
   check->callback([&options] { options.command = Command::kCheck; });
   add_states(*app.add_subcommand("states", "Print the state machine of a migration"), options);

@@ -48,6 +48,7 @@ void scan_stopped(Migration& migration, std::int64_t deadline_ns) {
 RoundReport run_round(Migration& migration) {
   const std::int64_t began_ns = monotonic_ns();
   const std::int64_t deadline_ns = began_ns + kRoundTimeoutNs;
+  migration.progress.begin_round(migration.round + 1);
   const bool stops = migration.memory->kind() == TrackerKind::kSoftDirty;
   if (stops) migration.task->stop();
   order_round(migration, false,
@@ -90,11 +91,11 @@ void precopy(Migration& migration) {
                                      static_cast<double>(migration.report.rounds.back().ns));
     }
     add_round(migration.report, round);
-    migration.progress(round_line(round));
+    migration.progress.end_round(round, prediction);
     log_info("round={} rest_pages={} predicted_ms={:.2f} {}", round.round, prediction.rest_pages,
              to_ms(prediction.downtime_ns), prediction.reason);
-    migration.machine.apply(prediction.decision == PrecopyDecision::kSwitch ? Event::kConverged
-                                                                            : Event::kRoundPlaced);
+    enter_next(migration, prediction.decision == PrecopyDecision::kSwitch ? Event::kConverged
+                                                                          : Event::kRoundPlaced);
     if (prediction.decision == PrecopyDecision::kSwitch) return;
     if (prediction.decision == PrecopyDecision::kGiveUp) {
       throw Error(fmt::format("pre-copy does not converge: {}", prediction.reason))

@@ -127,34 +127,25 @@ bool was_moved_here(pid_t pid) {
 void check_namespaces(pid_t pid, Findings& findings) {
   struct Kind {
     std::string_view name;
-    std::string_view what;
+    const char* id;
   };
-  static constexpr std::array<Kind, 6> kKinds{{{"mnt", "mount"},
-                                               {"net", "network"},
-                                               {"user", "user"},
-                                               {"ipc", "ipc"},
-                                               {"uts", "uts"},
-                                               {"cgroup", "cgroup"}}};
+  static constexpr std::array<Kind, 6> kKinds{{{"mnt", "foreign-mount-namespace"},
+                                               {"net", "foreign-network-namespace"},
+                                               {"user", "foreign-user-namespace"},
+                                               {"ipc", "foreign-ipc-namespace"},
+                                               {"uts", "foreign-uts-namespace"},
+                                               {"cgroup", "foreign-cgroup-namespace"}}};
   const std::string directory = fmt::format("/proc/{}", pid);
-  for (const auto& [name, what] : kKinds) {
+  for (const auto& [name, id] : kKinds) {
     const std::string theirs = namespace_of(directory, name);
     if (theirs.empty() || theirs == namespace_of("/proc/self", name)) continue;
     // Moved here before: its mount namespace differs from the host's by /proc only.
     if (name == "mnt" && was_moved_here(pid)) continue;
-    refuse(findings, fmt::format("foreign-{}-namespace", what), pid_object(pid),
-           fmt::format("it is in a {} namespace of its own ({})", what, theirs),
+    refuse(findings, id, pid_object(pid),
+           fmt::format("it is in a namespace of its own ({})", theirs),
            fmt::format("run migrate inside it: nsenter --{}=/proc/{}/ns/{} migrate ...",
                        name == "mnt" ? "mount" : name, pid, name));
   }
-}
-
-bool stands_alone(const Findings& findings) {
-  static constexpr std::array<std::string_view, 6> kAlone{"no-such-pid",   "not-a-process",
-                                                          "pid-is-init",   "pid-is-kernel-thread",
-                                                          "leader-exited", "pid-is-zombie"};
-  return std::any_of(findings.begin(), findings.end(), [](const proto::Finding& finding) {
-    return std::find(kAlone.begin(), kAlone.end(), finding.id()) != kAlone.end();
-  });
 }
 
 // A process that is better protected than this one (more capabilities, a security module).
@@ -210,6 +201,16 @@ Findings preflight_process(pid_t pid) {
   return findings;
 }
 
+bool stands_alone(const Findings& findings) {
+  static constexpr std::array<std::string_view, 10> kAlone{
+      "no-such-pid",           "not-a-process",         "pid-is-init",     "pid-is-kernel-thread",
+      "leader-exited",         "pid-is-zombie",         "pid-is-ancestor", "pid-is-self",
+      "agent-lacks-privilege", "process-not-accessible"};
+  return std::any_of(findings.begin(), findings.end(), [](const proto::Finding& finding) {
+    return std::find(kAlone.begin(), kAlone.end(), finding.id()) != kAlone.end();
+  });
+}
+
 void preflight_thread_ids(pid_t pid, const proto::HostFeatures& destination, Findings& findings) {
   if (destination.pid_max() == 0) return;  // not told
   const auto threads = unless_gone([pid] { return list_threads(pid); });
@@ -224,9 +225,6 @@ void preflight_thread_ids(pid_t pid, const proto::HostFeatures& destination, Fin
   }
 }
 
-bool refuses(const Findings& findings) {
-  return std::any_of(findings.begin(), findings.end(),
-                     [](const proto::Finding& finding) { return !finding.warning(); });
-}
+bool refuses(const Findings& findings) { return first_refusal(findings) != nullptr; }
 
 }  // namespace godwit

@@ -17,6 +17,8 @@ namespace godwit {
 // process-not-accessible, thread-is-traced, process-has-children, vfork-in-progress,
 // foreign-mount-namespace and the same for net, user, ipc, uts, cgroup.
 Findings preflight_process(pid_t pid);
+// What was found there is of that kind: there is no process that anything else could be said about.
+bool stands_alone(const Findings& findings);
 
 // Thread ids that the destination's kernel can't give again (thread-id-too-large): its pid_max is
 // smaller.

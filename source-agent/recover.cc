@@ -138,23 +138,38 @@ bool recover_quietly(const JournalFolder& folder, const JournalRecord& record) {
   }
 }
 
+std::string unsettled_story(const MigrateOptions& options, const JournalRecord& record) {
+  return fmt::format("pid {}: migration {} to {} was interrupted and is not settled", options.pid,
+                     record.migration_id, record.peer);
+}
+
+bool is_of_this_process(const MigrateOptions& options, const JournalRecord& record) {
+  return record.process.pid == options.pid && is_alive(record.process);
+}
+
 }  // namespace
+
+void find_unsettled(const MigrateOptions& options, Findings& findings) {
+  for (const JournalRecord& record : JournalFolder(options.state_dir).load_all("source").records) {
+    if (is_alive(record.agent) || !is_of_this_process(options, record)) continue;
+    if (decide_recovery(record, find_facts(record)) != RecoveryStep::kAsk) continue;
+    refuse(findings, "in-doubt", fmt::format("pid {}", options.pid),
+           unsettled_story(options, record), "run: migrate recover");
+  }
+}
 
 void recover_before(const MigrateOptions& options) {
   const JournalFolder folder(options.state_dir);
   for (const JournalRecord& record : folder.load_all("source").records) {
     if (is_alive(record.agent)) continue;
-    const bool same_process = record.process.pid == options.pid && is_alive(record.process);
+    const bool same_process = is_of_this_process(options, record);
     // Another destination that may not even answer is not this migration's business.
     const UniqueFd claim = folder.claim(record);
     if (!claim.valid()) continue;
     const bool asks = decide_recovery(record, find_facts(record)) == RecoveryStep::kAsk;
     if (asks && !same_process) continue;
     if (recover_quietly(folder, record) || !same_process) continue;
-    throw Refused("in-doubt",
-                  fmt::format("pid {}: migration {} to {} was interrupted and is not settled",
-                              options.pid, record.migration_id, record.peer),
-                  "run: migrate recover");
+    throw Refused("in-doubt", unsettled_story(options, record), "run: migrate recover");
   }
 }
 

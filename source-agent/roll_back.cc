@@ -29,7 +29,7 @@ void attempt(const char* what, Duty duty) noexcept {
 // destination listens for ours in the same way, for longer: so one of the two is told.
 void hear_destination(Migration& migration) {
   constexpr std::int64_t kPatienceNs = 250'000'000;
-  if (!migration.control || migration.peer_aborted || cancel_requested()) return;
+  if (!migration.control || migration.peer_aborted || cancel_requested() != 0) return;
   const std::int64_t deadline_ns = monotonic_ns() + kPatienceNs;
   try {
     for (;;) {
@@ -76,6 +76,8 @@ void roll_back(Migration& migration) noexcept {
     if (migration.task) migration.task->detach();
     migration.task.reset();
   });
+  migration.progress.loud();
+  migration.progress.enter(migration.machine.state());
   attempt("held packets", [&] {
     if (migration.network) migration.network->remove();
   });
@@ -105,7 +107,9 @@ proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const st
 
 void settle_doubt(Migration& migration) noexcept {
   const std::int64_t deadline_ns = monotonic_ns() + kDoubtTimeoutNs;
+  migration.progress.loud();
   while (monotonic_ns() < deadline_ns) {
+    migration.progress.enter(migration.machine.state());
     try {
       const proto::Outcome outcome =
           ask_outcome(migration.options.to, migration.keys, migration.id);

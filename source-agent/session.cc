@@ -1,37 +1,11 @@
 #include "source-agent/session.h"
 
-#include <signal.h>
-
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "source-agent/migration.h"
 
 namespace godwit {
 namespace {
-
-void request_cancel(int) { cancel_requested() = true; }
-
-// SIGINT and SIGTERM end a migration by rolling back; without SA_RESTART, so that waits end.
-class CancelSignals {
- public:
-  CancelSignals() {
-    struct sigaction action {};
-    action.sa_handler = request_cancel;
-    ::sigaction(SIGINT, &action, &old_int_);
-    ::sigaction(SIGTERM, &action, &old_term_);
-    ::signal(SIGPIPE, SIG_IGN);
-  }
-  ~CancelSignals() {
-    ::sigaction(SIGINT, &old_int_, nullptr);
-    ::sigaction(SIGTERM, &old_term_, nullptr);
-  }
-  CancelSignals(const CancelSignals&) = delete;
-  CancelSignals& operator=(const CancelSignals&) = delete;
-
- private:
-  struct sigaction old_int_ {};
-  struct sigaction old_term_ {};
-};
 
 Event event_of(const Error& error) {
   if (dynamic_cast<const Cancelled*>(&error) != nullptr) return Event::kCancelled;
@@ -63,12 +37,10 @@ void finish_report(Migration& migration) {
 
 }  // namespace
 
-MigrationReport run_migration(const MigrateOptions& options,
-                              const std::function<void(const std::string&)>& progress) {
-  const CancelSignals signals;
-  Migration migration(options);
-  migration.progress = progress;
+MigrationReport run_migration(const MigrateOptions& options, Progress& progress) {
+  Migration migration(options, progress);
   try {
+    progress.enter(migration.machine.state());
     recover_before(options);
     connect_and_preflight(migration);
     build(migration);
@@ -84,13 +56,15 @@ MigrationReport run_migration(const MigrateOptions& options,
   return std::move(migration.report);
 }
 
-MigrationReport run_check(const MigrateOptions& options) {
-  Migration migration(options);
+MigrationReport run_check(const MigrateOptions& options, Progress& progress) {
+  Migration migration(options, progress);
   migration.report.command = "check";
   try {
     connect_and_preflight(migration);
   } catch (const Error& error) {
     end_badly(migration, error);
+  } catch (const std::exception& error) {
+    end_badly(migration, Error(error.what()));
   }
   finish_report(migration);
   return std::move(migration.report);

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <string_view>
 #include <utility>
 
@@ -14,6 +15,9 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError, kOff };
 // Called once by main. `program` stands in front of every line.
 void set_up_log(std::string_view program, LogLevel level);
 LogLevel log_level();
+// From now on `writer` gets every line, with its line break, in place of stderr; an empty one:
+// stderr again. It may not throw or log. After set_up_log().
+void set_log_writer(std::function<void(std::string_view)> writer);
 void log_text(LogLevel level, std::string_view text);
 
 template <typename... Args>

@@ -5,17 +5,15 @@
 
 #include <cmath>
 #include <cstdio>
-#include <iterator>
 #include <nlohmann/json.hpp>
-
-#include "common/base/clock.h"
-#include "common/base/scope_exit.h"
-#include "common/base/unique_fd.h"
 
 namespace godwit {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// More than a report of some hundred rounds has.
+constexpr off_t kReservedBytes = 256 << 10;
 
 // Milliseconds with whole microseconds: a reader has no use for more digits.
 double json_ms(std::int64_t ns) { return std::round(static_cast<double>(ns) / 1e3) / 1e3; }
@@ -58,33 +56,8 @@ Json array_json(const Items& items, ToJson to_json) {
   return array;
 }
 
-std::string bytes_text(std::uint64_t bytes) {
-  static constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
-  double value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  while (value >= 1000 && unit + 1 < std::size(kUnits)) {
-    value /= 1000;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
-}
-
-std::string outcome_line(const MigrationReport& report) {
-  switch (report.state) {
-    case State::kCompleted:
-      return fmt::format("moved: pid {} here is pid {} at {}", report.pid_source,
-                         report.pid_destination, report.destination);
-    case State::kChecked:
-      return fmt::format("pid {} can move to {}", report.pid_source, report.destination);
-    case State::kRolledBack:
-      return fmt::format("rolled back: pid {} runs on here", report.pid_source);
-    case State::kRefused:
-      return fmt::format("refused: nothing was touched, pid {} runs on here", report.pid_source);
-    default:
-      return fmt::format(
-          "in doubt in state {}: pid {} stays frozen here; `migrate recover` settles it",
-          name_of(report.state), report.pid_source);
-  }
+std::string temporary_name(const std::string& path) {
+  return fmt::format("{}.{}.tmp", path, ::getpid());
 }
 
 void write_text(int fd, const std::string& text, const std::string& path) {
@@ -151,75 +124,68 @@ std::string report_json(const MigrationReport& report) {
   return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-std::string blackout_line(const MigrationReport& report) {
-  std::string parts;
-  for (const auto& [name, ns] : report.blackout_phases_ns) {
-    parts += fmt::format("{}{} {:.1f}", parts.empty() ? "" : ", ", name, to_ms(ns));
+ReportFile::ReportFile(std::string path) : path_(std::move(path)) {
+  if (path_ == "-") return;
+  struct stat info {};
+  try {
+    if (::stat(path_.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+      // A pipe or a device is written as it is: renaming over it would replace it.
+      if (S_ISDIR(info.st_mode)) throw Error(path_ + " is a directory", EISDIR);
+      if (::access(path_.c_str(), W_OK) != 0) throw_system("write to {}", path_);
+      return;
+    }
+    reserve();
+  } catch (const Error& error) {
+    throw Refused("report-unwritable", fmt::format("the report: {}", error.what()),
+                  "name another file with --json, or make room; nothing was touched");
   }
-  return fmt::format("blackout {:.1f} ms{}", to_ms(report.blackout_ns),
-                     parts.empty() ? "" : fmt::format(" ({})", parts));
 }
 
-std::string round_line(const RoundReport& round) {
-  std::string line =
-      fmt::format("round {}: {} pages, {} zero, {} in {:.1f} ms", round.round, round.pages,
-                  round.zero_pages, bytes_text(round.bytes), to_ms(round.ns));
-  if (round.bandwidth_bytes_per_s != 0) {
-    line += fmt::format(", {}/s", bytes_text(round.bandwidth_bytes_per_s));
-  }
-  if (round.dirty_pages_per_s != 0) {
-    line += fmt::format(", {} pages/s written meanwhile", round.dirty_pages_per_s);
-  }
-  return line;
+ReportFile::~ReportFile() {
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
-std::string finding_line(const proto::Finding& finding) {
-  return fmt::format("{}: {}: {} [{}]{}{}", finding.warning() ? "warning" : "refused",
-                     finding.object(), finding.problem(), finding.id(),
-                     finding.way_out().empty() ? "" : "; ", finding.way_out());
+void ReportFile::reserve() {
+  const std::size_t slash = path_.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
+  file_.reset(::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0644));
+  if (!file_.valid() && errno == EOPNOTSUPP) {  // a filesystem without files that have no name
+    const std::string name = temporary_name(path_);
+    file_ = open_file(name, O_WRONLY | O_CREAT | O_EXCL, 0644);
+    temporary_ = name;
+  }
+  if (!file_.valid()) throw_system("make a file in {}", folder);
+  const int code = ::posix_fallocate(file_.get(), 0, kReservedBytes);
+  if (code == ENOSPC || code == EDQUOT) throw_errno(code, fmt::format("room in {}", folder));
 }
 
-std::string report_text(const MigrationReport& report) {
-  std::string text;
-  for (const proto::Finding& finding : report.findings) text += finding_line(finding) + "\n";
-  if (report.error) {
-    text += fmt::format("error: {}\n", report.error->story);
-    if (!report.error->hint.empty()) text += fmt::format("hint: {}\n", report.error->hint);
-  }
-  text += outcome_line(report) + "\n";
-  if (report.verified) {
-    text += fmt::format("verified: {} differences\n", report.verify_differences.size());
-    for (const std::string& line : report.verify_differences) text += "  " + line + "\n";
-  }
-  if (report.blackout_ns != 0) {
-    text += fmt::format("{} rounds, {} pages, {} zero pages, {} sent in {:.1f} ms\n",
-                        report.rounds.size(), report.pages_sent, report.zero_pages,
-                        bytes_text(report.bytes_sent), to_ms(report.total_ns));
-    text += blackout_line(report) + "\n";
-  }
-  return text;
-}
-
-void write_report(const MigrationReport& report, const std::string& path) {
+void ReportFile::write(const MigrationReport& report) {
   const std::string text = report_json(report);
-  if (path == "-") {
+  if (path_ == "-") {
     write_text(STDOUT_FILENO, text, "standard output");
     return;
   }
-  struct stat info {};
-  if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
-    // A pipe or a device is written as it is: renaming over it would replace it.
-    const UniqueFd fd = open_file(path, O_WRONLY);
-    write_text(fd.get(), text, path);
+  if (!file_.valid()) {
+    const UniqueFd fd = open_file(path_, O_WRONLY);
+    write_text(fd.get(), text, path_);
     return;
   }
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  const UniqueFd fd = open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-  ScopeExit remove([&temporary] { ::unlink(temporary.c_str()); });
-  write_text(fd.get(), text, temporary);
-  if (::rename(temporary.c_str(), path.c_str()) != 0)
-    throw_system("rename {} to {}", temporary, path);
-  remove.dismiss();
+  write_text(file_.get(), text, path_);
+  if (::ftruncate(file_.get(), static_cast<off_t>(text.size())) != 0) {
+    throw_system("cut {} to its length", path_);
+  }
+  if (temporary_.empty()) {
+    const std::string name = temporary_name(path_);
+    if (::linkat(AT_FDCWD, fmt::format("/proc/self/fd/{}", file_.get()).c_str(), AT_FDCWD,
+                 name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      throw_system("name the report {}", name);
+    }
+    temporary_ = name;
+  }
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    throw_system("rename {} to {}", temporary_, path_);
+  }
+  temporary_.clear();
 }
 
 }  // namespace godwit

@@ -1,5 +1,5 @@
-// What became of a migration: for people as text, for programs as JSON (docs/report.md, field by
-// field). Times inside are nanoseconds; the outputs are in milliseconds.
+// What became of a migration; for programs as JSON (docs/report.md, field by field), for people see
+// report_text.h. Times inside are nanoseconds; the JSON is in milliseconds.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/base/error.h"
+#include "common/base/unique_fd.h"
 #include "common/model/findings.h"
 #include "common/model/phase.h"
 
@@ -71,18 +72,27 @@ ErrorReport describe_error(const Error& error);
 
 // The JSON document, pretty-printed, with a newline at the end.
 std::string report_json(const MigrationReport& report);
-// Some lines for people: how it ended, what the blackout was spent on, findings, error with its
-// hint.
-std::string report_text(const MigrationReport& report);
-// "blackout 4.2 ms (freeze 0.3, last pages 1.2)".
-std::string blackout_line(const MigrationReport& report);
-// One line for a round, while it goes on: "round 2: 1200 pages, 12 zero, 4.9 MB in 8.1 ms, ...".
-std::string round_line(const RoundReport& round);
-// One line per finding: "refused: fd 7: ... (id); way out".
-std::string finding_line(const proto::Finding& finding);
+// Where the JSON goes: standard output for "-", else a file that appears whole or not at all, or a
+// device or pipe that is there already.
+class ReportFile {
+ public:
+  // Before the migration: makes sure that a file can be written there, with room enough on its
+  // disk. Nothing shows under its name yet, and what had it stays. Throws Refused
+  // (report-unwritable).
+  explicit ReportFile(std::string path);
+  ~ReportFile();
+  ReportFile(const ReportFile&) = delete;
+  ReportFile& operator=(const ReportFile&) = delete;
 
-// To standard output for "-", else into a file that appears whole or not at all (a temporary beside
-// it, renamed). Throws Error naming the path.
-void write_report(const MigrationReport& report, const std::string& path);
+  // Once. Throws Error naming the path.
+  void write(const MigrationReport& report);
+
+ private:
+  void reserve();
+
+  std::string path_;
+  UniqueFd file_;          // not valid for what is no ordinary file
+  std::string temporary_;  // the name that the file has meanwhile; empty: none
+};
 
 }  // namespace godwit

@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -130,50 +132,66 @@ TEST(ReportJson, EveryFieldIsDocumented) {
   }
 }
 
-TEST(ReportText, BreaksTheBlackoutDown) {
-  EXPECT_EQ(blackout_line(example()), "blackout 4.2 ms (freeze 0.3, last pages 1.2)");
-  MigrationReport bare;
-  bare.blackout_ns = 1'000'000;
-  EXPECT_EQ(blackout_line(bare), "blackout 1.0 ms");
-}
-
-TEST(ReportText, SaysWhereTheProcessRuns) {
-  MigrationReport report = example();
-  EXPECT_THAT(report_text(report), HasSubstr("moved: pid 1234 here is pid 77 at 10.0.0.2:7000"));
-  report.state = State::kInDoubt;
-  EXPECT_THAT(report_text(report), HasSubstr("migrate recover"));
-  report.state = State::kRolledBack;
-  report.error = ErrorReport{"the destination is gone", "look there", ""};
-  const std::string text = report_text(report);
-  EXPECT_THAT(text, HasSubstr("pid 1234 runs on here"));
-  EXPECT_THAT(text, HasSubstr("error: the destination is gone\nhint: look there\n"));
-}
-
-TEST(ReportText, GivesARoundOneLine) {
-  const std::string line = round_line(example().rounds[1]);
-  EXPECT_EQ(line,
-            "round 2: 10 pages, 0 zero, 41.0 kB in 0.4 ms, 102.5 MB/s, 1250 pages/s written "
-            "meanwhile");
-}
-
-TEST(WriteReport, ReplacesAFileAsAWhole) {
+TEST(ReportFileTest, ReplacesAFileAsAWhole) {
   const TemporaryFolder folder;
-  write_report(example(), folder.file("r.json"));
+  ReportFile(folder.file("r.json")).write(example());
   MigrationReport second = example();
   second.pid_source = 4321;
-  write_report(second, folder.file("r.json"));
+  {
+    ReportFile file(folder.file("r.json"));
+    EXPECT_EQ(read_file(folder.file("r.json")), report_json(example())) << "still the old one";
+    file.write(second);
+  }
   EXPECT_EQ(read_file(folder.file("r.json")), report_json(second));
   EXPECT_EQ(folder.count(), 1U);
 }
 
-TEST(WriteReport, LeavesNothingWhenItCannotBeWritten) {
+TEST(ReportFileTest, RefusesBeforehandWhatCannotBeWritten) {
   const TemporaryFolder folder;
-  EXPECT_THROW(write_report(example(), folder.file("no/r.json")), Error);
+  const auto refused = [](const std::string& path, const char* part) {
+    try {
+      ReportFile file(path);
+      ADD_FAILURE() << path << " was accepted";
+    } catch (const Refused& error) {
+      EXPECT_EQ(error.id(), "report-unwritable");
+      EXPECT_THAT(error.what(), HasSubstr(part));
+    }
+  };
+  refused(folder.file("no/r.json"), "No such file or directory");
+  refused("/tmp", "is a directory");
+  refused("/proc/r.json", "/proc/");
   EXPECT_EQ(folder.count(), 0U);
 }
 
-TEST(WriteReport, WritesIntoADeviceInsteadOfReplacingIt) {
-  write_report(example(), "/dev/null");
+TEST(ReportFileTest, RefusesADiskThatIsFull) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(::unshare(CLONE_NEWNS), 0);  // of this thread, which is the test program's only one
+  ASSERT_EQ(::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+  std::filesystem::create_directory(folder.file("small"));
+  ASSERT_EQ(::mount("none", folder.file("small").c_str(), "tmpfs", 0, "size=64k"), 0);
+  try {
+    ReportFile file(folder.file("small/r.json"));
+    ADD_FAILURE() << "a full disk was accepted";
+  } catch (const Refused& error) {
+    EXPECT_THAT(error.what(), HasSubstr("No space left on device"));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.file("small")));
+  EXPECT_EQ(::umount(folder.file("small").c_str()), 0);
+}
+
+TEST(ReportFileTest, LeavesNothingWhenItIsNotWritten) {
+  const TemporaryFolder folder;
+  { ReportFile file(folder.file("r.json")); }
+  EXPECT_EQ(folder.count(), 0U);
+}
+
+TEST(ReportFileTest, SaysThatADeviceIsFull) {
+  ReportFile file("/dev/full");
+  EXPECT_THROW(file.write(example()), Error);
+}
+
+TEST(ReportFileTest, WritesIntoADeviceInsteadOfReplacingIt) {
+  ReportFile("/dev/null").write(example());
   struct stat info {};
   ASSERT_EQ(::stat("/dev/null", &info), 0);
   EXPECT_TRUE(S_ISCHR(info.st_mode));

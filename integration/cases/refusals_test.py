@@ -3,8 +3,10 @@
 The exit code is 2: refused before anything was touched.
 """
 
+import json
 import os
 import pathlib
+import pty
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,7 @@ import sys
 import time
 import unittest
 
-from harness import Keys, MoveCase, Workload, program
+from harness import Keys, MoveCase, Workload, program, programs
 from harness.host import AGENT_PORT
 from harness.programs import wait_until
 
@@ -134,6 +136,87 @@ class ProcessRefusals(RefusalCase):
         self.assert_refused(run, "pid-is-stopped")
         os.kill(workload.pid, signal.SIGCONT)
         self.assert_untouched(workload)
+
+
+class Verdicts(RefusalCase):
+    """`migrate check` says everything at once, of both hosts."""
+
+    def setUp(self):
+        super().setUp()
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        # On a terminal, in a directory that is gone: two reasons at the source.
+        gone = self.folder / "gone"
+        gone.mkdir()
+        self.refused = self.a.start(["sleep", "600"], stdin=slave, cwd=gone)
+        os.close(slave)
+        self.addCleanup(self.end)
+        wait_until("the program", lambda: programs.name_of(self.refused.pid) == "sleep")
+        gone.rmdir()
+
+    def end(self):
+        """Ends the process that can't be moved."""
+        self.refused.kill()
+        self.refused.wait()
+
+    def check(self, *words, to=None, **options):
+        """The verdict has each of these; every finding is whole."""
+        run = self.a.check(self.refused.pid, to or self.b, "--pids", "same", **options)
+        self.assertEqual(run.code, 2, str(run))
+        self.assertEqual(run.report["state"], "Refused")
+        for word in words:
+            self.assertIn(word, run.finding_ids(), str(run))
+            self.assertIn(f"[{word}]", run.said)
+        for finding in run.report["findings"]:
+            for field in ("id", "object", "problem", "way_out"):
+                self.assertTrue(finding[field], str(finding))
+        return run
+
+    def test_both_hosts(self):
+        """What the destination has against it is told beside what the source has."""
+        run = self.check("fd-terminal", "directory-deleted", "pid-taken")
+        self.assertNotIn("destination-not-asked", run.finding_ids())
+        self.assertIn("can't move to", run.said)
+        self.assertEqual(programs.process_state(self.refused.pid), "S")
+        self.end()
+        self.assert_nothing_left()
+
+    def test_without_keys(self):
+        """Nobody can be asked, and that is one of the findings."""
+        empty = self.folder / "empty"
+        empty.mkdir()
+        self.check("fd-terminal", "keys-missing", keys=empty)
+
+    def test_without_destination(self):
+        """Nothing listens there: the source's part is told all the same."""
+        self.check("fd-terminal", "destination-unreachable", to="10.77.0.2:9")
+
+    def test_no_process(self):
+        """Of what is no process only the hosts' part is told with it."""
+        run = self.a.check(1, "10.77.0.2:9")
+        self.assertEqual(set(run.finding_ids()), {"pid-is-init", "destination-unreachable"})
+
+    def test_as_a_document(self):
+        """--json - and nothing else on standard output."""
+        done = self.network.run("a", program("migrate"), "check", "--pid", str(self.refused.pid),
+                                "--to", self.b.agent.address, "--keys",
+                                str(self.keys.path("a", "source")), "--json", "-")
+        self.assertEqual(done.returncode, 2, str(done))
+        self.assertIn("fd-terminal", [each["id"] for each in json.loads(done.stdout)["findings"]])
+        self.assertIn("[fd-terminal]", done.stderr)
+
+    def test_address_of_the_agents(self):
+        """Options of the migration count: --addresses move is judged as well."""
+        script = "import socket, time; s = socket.create_server(('10.77.0.1', 7123)); time.sleep(600)"
+        listener = self.a.start([sys.executable, "-c", script])
+        try:
+            wait_until("the listener", lambda: ":1BD3 " in pathlib.Path(
+                f"/proc/{listener.pid}/net/tcp").read_text())
+            run = self.a.check(listener.pid, self.b, "--addresses", "move")
+            self.assert_refused(run, "address-is-control-line", "10.77.0.1")
+        finally:
+            listener.kill()
+            listener.wait()
 
 
 class KeyRefusals(RefusalCase):

@@ -51,6 +51,17 @@ PLACES = {
     "workload": ("integration/workloads/{}.cc",),
 }
 
+# Where the ids of refusals and warnings are made, and where operators look them up.
+ID_MAKERS = ("source-agent/", "dest-agent/", "common/", "page-server/")
+ID_TABLES = "docs/operations.md"
+# Words with hyphens in the programs that are no ids. An entry that is not needed any more fails.
+NOT_IDS = {
+    "write-protect": "a tracker", "soft-dirty": "a tracker", "page-server": "a program",
+    "dest-agent": "a program", "godwit-init": "a program", "godwit-pages": "a user",
+    "godwit-source": "a role", "eventfd-count": "a line of fdinfo",
+    "eventfd-semaphore": "a line of fdinfo",
+}
+
 # Patterns, in pieces, so that this file does not find itself.
 FORBIDDEN = {
     r"\bTO" r"DO\b": "do it or refuse it by name",
@@ -214,6 +225,26 @@ class TidyTest(unittest.TestCase):
                 if isinstance(node, ast.FunctionDef) \
                         and node.end_lineno - node.lineno + 1 > FUNCTION_LINES_MAX:
                     problems.append(f"{name}:{node.lineno}: {node.name} is too long")
+        self.report(problems)
+
+    def test_ids_are_documented(self):
+        """Each id of a refusal stands in a table of the operator's guide, and no other does."""
+        found, problems = {}, []
+        for name in code_files(*CPP):
+            if not name.startswith(ID_MAKERS) or name.endswith(("_test.cc", "_bench.cc")):
+                continue
+            for number, line in enumerate(text_of(name).splitlines(), 1):
+                for word in re.findall(r'"([a-z0-9]+(?:-[a-z0-9{}]+)+)"', line):
+                    found.setdefault(word, f"{name}:{number}")
+        ids = {cell for line in text_of(ID_TABLES).splitlines() if line.startswith("| `")
+               for cell in re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)+)`", line.split("|")[1])}
+        for word in sorted(found.keys() - NOT_IDS.keys() - ids):
+            if "{" not in word:
+                problems.append(f"{found[word]}: {word} stands in no table of {ID_TABLES}")
+        for word in sorted(ids - found.keys()):
+            problems.append(f"{ID_TABLES}: no program says {word}")
+        for word in sorted(NOT_IDS.keys() - found.keys()):
+            problems.append(f"NOT_IDS: {word} is not needed any more")
         self.report(problems)
 
     def test_words(self):

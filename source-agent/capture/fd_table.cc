@@ -32,16 +32,12 @@ constexpr int kAttempts = 5;  // a running process may change during a descripti
 
 bool is_socket(const FdFacts& facts) { return facts.link.starts_with("socket:["); }
 
-const proto::Finding* first_refusal(const Findings& findings) {
-  const auto found = std::find_if(findings.begin(), findings.end(),
-                                  [](const proto::Finding& entry) { return !entry.warning(); });
-  return found == findings.end() ? nullptr : &*found;
-}
-
-void throw_first_refusal(const Findings& findings) {
-  if (const auto* finding = first_refusal(findings)) {
-    throw Refused(finding->id(), finding->object() + ": " + finding->problem(), finding->way_out());
-  }
+void remove_descriptors_of(const std::set<int>& files, proto::FdTable& table) {
+  auto& all = *table.mutable_descriptors();
+  const auto is_one = [&](const proto::Descriptor& each) {
+    return files.count(static_cast<int>(each.file())) > 0;
+  };
+  all.erase(std::remove_if(all.begin(), all.end(), is_one), all.end());
 }
 
 bool is_internet(int family) { return family == AF_INET || family == AF_INET6; }
@@ -212,6 +208,7 @@ FdTableCapture::Files FdTableCapture::group(std::vector<FdFacts>& facts) const {
 proto::FdTable FdTableCapture::assemble(std::vector<FdFacts>& facts, FdDepth depth,
                                         Findings& findings) {
   proto::FdTable out;
+  std::set<int> refused;  // leaders
   Files files = group(facts);
   for (FdFacts& entry : facts) {
     const int leader = files.leader.at(entry.fd);
@@ -223,12 +220,18 @@ proto::FdTable FdTableCapture::assemble(std::vector<FdFacts>& facts, FdDepth dep
     auto* file = out.add_files();
     file->set_id(static_cast<std::uint32_t>(leader));
     file->set_status_flags(entry.info.flags & ~static_cast<std::uint32_t>(O_CLOEXEC));
+    const std::size_t found_before = findings.size();
     examine_holders(entry, findings);
     describe_file(entry, depth, files, *file, findings);
     if (depth != FdDepth::kShape && (entry.info.flags & O_PATH) == 0) {
       capture_file_owner(entry, *file, findings);
     }
+    if (first_refusal(findings, found_before) != nullptr) {
+      out.mutable_files()->RemoveLast();
+      refused.insert(leader);
+    }
   }
+  if (!refused.empty()) remove_descriptors_of(refused, out);
   return out;
 }
 
@@ -349,7 +352,7 @@ proto::Corrections FdTableCapture::find_corrections() const {
   return corrections;
 }
 
-proto::FdTable FdTableCapture::describe() {
+proto::FdTable FdTableCapture::describe(Unmovable unmovable) {
   for (int attempt = 1;; ++attempt) {
     try {
       known_.clear();
@@ -357,7 +360,7 @@ proto::FdTable FdTableCapture::describe() {
       holders_.look_for(facts);
       Findings findings;
       auto out = assemble(facts, FdDepth::kShape, findings);
-      throw_first_refusal(findings);
+      if (unmovable == Unmovable::kRefuse) throw_first_refusal(findings);
       return out;
     } catch (const Refused&) {
       throw;

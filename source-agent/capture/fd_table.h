@@ -23,6 +23,7 @@
 #include "source-agent/capture/fd_facts.h"
 #include "source-agent/capture/fd_holders.h"
 #include "source-agent/capture/regular_files.h"
+#include "source-agent/capture/unmovable.h"
 
 namespace godwit {
 
@@ -59,7 +60,7 @@ class FdTableCapture {
 
   // The shape: descriptors, sharing, flags, paths, addresses; what is queued, counted and owned is
   // left out. The process may run: then what changes during the call is described one way or other.
-  proto::FdTable describe();
+  proto::FdTable describe(Unmovable unmovable = Unmovable::kRefuse);
 
   // Everything but TCP streams. The process is stopped. `task` may be null: it saves reading fdinfo
   // for sockets.

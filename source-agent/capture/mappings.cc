@@ -272,12 +272,19 @@ proto::Mappings MappingsCapture::describe_marks() const {
   return out;
 }
 
-proto::Mappings MappingsCapture::describe_text(const std::string& text, RemoteTask* task) {
+proto::Mappings MappingsCapture::describe_movable_areas() {
+  return describe_text(read_file(fmt::format("/proc/{}/maps", host_pid_)), nullptr,
+                       Unmovable::kLeaveOut);
+}
+
+proto::Mappings MappingsCapture::describe_text(const std::string& text, RemoteTask* task,
+                                               Unmovable unmovable) {
   proto::Mappings out;
   Address heap_end = 0;
   visit_maps(text, fmt::format("/proc/{}/maps", host_pid_), [&](const MapsLine& line) {
     if (line.path == "[vsyscall]" || (task != nullptr && task->is_scratch(line.range))) return;
     if (const auto obstacle = backing_obstacle(host_pid_, line)) {
+      if (unmovable == Unmovable::kLeaveOut) continue;
       throw Refused(obstacle->id,
                     fmt::format("pid {}: {} {}", host_pid_, area_name(line), obstacle->problem),
                     obstacle->way_out);

@@ -13,6 +13,7 @@
 #include "common/kernel/proc_maps.h"
 #include "common/model/describe.h"
 #include "common/model/findings.h"
+#include "source-agent/capture/unmovable.h"
 
 namespace godwit {
 
@@ -39,6 +40,8 @@ class MappingsCapture {
   std::shared_ptr<const proto::Mappings> describe_areas(RemoteTask* task);
   // As last described; null before.
   const std::shared_ptr<const proto::Mappings>& described() const { return last_; }
+  // The same without those areas; the process runs.
+  proto::Mappings describe_movable_areas();
   // Nothing has changed since the last description of the areas (the flags of areas aside, which
   // are those of refresh_flags()). Reads the one file.
   bool is_as_described() const;
@@ -63,7 +66,8 @@ class MappingsCapture {
   };
   std::uint64_t flags_of(const PageRange& range) const;
   std::uint32_t file_index(const MapsLine& line, bool executable, proto::Mappings& out);
-  proto::Mappings describe_text(const std::string& text, RemoteTask* task);
+  proto::Mappings describe_text(const std::string& text, RemoteTask* task,
+                                Unmovable unmovable = Unmovable::kRefuse);
   proto::Mapping describe_area(const MapsLine& line, proto::Mappings& out);
 
   pid_t host_pid_;

@@ -22,14 +22,21 @@ ProcessCapture::ProcessCapture(pid_t host_pid)
 
 ProcessCapture::~ProcessCapture() = default;
 
-proto::Process ProcessCapture::describe_outside() {
+proto::Process ProcessCapture::describe_outside(Unmovable unmovable) {
+  const bool leave_out = unmovable == Unmovable::kLeaveOut;
   proto::Process process;
   *process.mutable_identity() = describe_task_identity(host_pid_);
-  *process.mutable_mappings() = *mappings_.describe_areas(nullptr);
-  *process.mutable_fd_table() = fd_table_.describe();
+  *process.mutable_mappings() =
+      leave_out ? mappings_.describe_movable_areas() : *mappings_.describe_areas(nullptr);
+  *process.mutable_fd_table() = fd_table_.describe(unmovable);
   *process.mutable_credentials() = describe_credentials(fmt::format("/proc/{}", host_pid_));
   *process.mutable_rlimits() = describe_rlimits(host_pid_);
-  *process.mutable_filesystem_context() = describe_filesystem_context(host_pid_);
+  try {
+    *process.mutable_filesystem_context() = describe_filesystem_context(host_pid_);
+  } catch (const Refused&) {
+    if (!leave_out) throw;
+    process.clear_filesystem_context();
+  }
   // Of the threads only the ids, which must be free at the destination.
   for (const pid_t tid : list_threads(host_pid_)) {
     const auto status = try_read_proc_status(fmt::format("/proc/{}/task/{}", host_pid_, tid));

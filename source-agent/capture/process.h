@@ -20,8 +20,9 @@ class ProcessCapture {
   ProcessCapture& operator=(const ProcessCapture&) = delete;
   ~ProcessCapture();
 
-  // What /proc tells without stopping the process: for preflight.
-  proto::Process describe_outside();
+  // What /proc tells without stopping the process: for preflight. Throws Refused for what can't be
+  // moved, or leaves it out.
+  proto::Process describe_outside(Unmovable unmovable = Unmovable::kRefuse);
   // Everything but TCP streams; the process is stopped.
   proto::Process describe(RemoteTask& task);
   // The process runs: descriptors anew, the rest as it was last described. The areas anew too, but
