@@ -224,9 +224,4 @@ void preflight_thread_ids(pid_t pid, const proto::HostFeatures& destination, Fin
   }
 }
 
-bool refuses(const Findings& findings) {
-  return std::any_of(findings.begin(), findings.end(),
-                     [](const proto::Finding& finding) { return !finding.warning(); });
-}
-
 }  // namespace godwit

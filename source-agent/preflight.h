@@ -22,7 +22,4 @@ Findings preflight_process(pid_t pid);
 // smaller.
 void preflight_thread_ids(pid_t pid, const proto::HostFeatures& destination, Findings& findings);
 
-// True when at least one finding is more than a warning.
-bool refuses(const Findings& findings);
-
 }  // namespace godwit

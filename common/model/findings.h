@@ -1,6 +1,7 @@
 // What preflight finds: everything that would stop a migration, at once, each with its way out.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +22,12 @@ inline void refuse(Findings& findings, std::string id, std::string object, std::
   finding.set_problem(std::move(problem));
   finding.set_way_out(std::move(way_out));
   findings.push_back(std::move(finding));
+}
+
+// True when something stops the migration.
+inline bool refuses(const Findings& findings) {
+  return std::any_of(findings.begin(), findings.end(),
+                     [](const proto::Finding& finding) { return !finding.warning(); });
 }
 
 // One that is only told.
