@@ -10,8 +10,13 @@ from .moved import Moved
 from .programs import ROOT, build_dir, program, wait_until
 
 # Programs that are not compiled here, and what runs them. Python by its own path: a wrapper script
-# may stand in front of the interpreter.
-INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".java": ["java", "-Xmx256m"]}
+# may stand in front of the interpreter. A JVM that starts removes the counters in /tmp of others
+# whose process ids it does not find, and one that was moved may live in a pid namespace.
+INTERPRETERS = {
+    ".py": [sys.executable],
+    ".js": ["node"],
+    ".java": ["java", "-Xmx256m", "-XX:+PerfDisableSharedMem"],
+}
 
 
 def workload_names() -> list[str]:
