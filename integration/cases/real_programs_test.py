@@ -15,8 +15,7 @@ from harness.network import SERVICE, SERVICE6
 MOVES = 4
 WORK_S = 0.3  # between two moves
 # They share the processors with their clients and write to the same pages all the time.
-BUSY = ("--max-downtime", "100ms")
-ALL_THREADS_BUSY = ("--max-downtime", "500ms")
+BUSY = ("--max-downtime", "500ms")
 
 NGINX = """
 daemon off;
@@ -107,14 +106,14 @@ class RealProgramsTest(MoveCase):
         """Numbered datagrams of two families: none is lost, none doubled."""
         server = self.workload("udp_server", "7001", SERVICE, SERVICE6)
         self.move_under_load(server,
-                             ("client_udp", SERVICE, 7001, "--rate", "4000"),
-                             ("client_udp", SERVICE6, 7001, "--rate", "2000"))
+                             ("client_udp", SERVICE, 7001, "--rate", "1000"),
+                             ("client_udp", SERVICE6, 7001, "--rate", "1000"))
         self.assert_passes(server)
 
     def test_thousand_threads(self):
         """A thousand threads that hand a token round by futexes, others that come and go."""
         threads = self.workload("many_threads", "1000")
-        self.move(threads, *ALL_THREADS_BUSY)
+        self.move(threads, *BUSY)
         self.assert_nothing_left(running=(threads,))
         self.assert_passes(threads)
 
