@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/kernel/cgroup_fs.h"
+#include "common/kernel/proc_fdinfo.h"
 #include "common/kernel/proc_status.h"
 #include "common/model/host_features.h"
 #include "common/model/report_text.h"
@@ -121,6 +122,19 @@ bool connect(Migration& migration, bool check_only) {
   return true;
 }
 
+// A file that the process has closed since, a journal of a transaction say, is not missed.
+void forget_closed(pid_t pid, const proto::FdTable& asked, Findings& findings) {
+  const ProcFdDirectory directory(pid);
+  for (const proto::OpenFile& file : asked.files()) {
+    if (!file.has_regular_file()) continue;
+    const std::string& path = file.regular_file().path();
+    if (directory.link(static_cast<int>(file.id())) == path) continue;
+    const std::string object = fmt::format("fd {}, {}", file.id(), path);
+    std::erase_if(findings,
+                  [&](const proto::Finding& finding) { return finding.object() == object; });
+  }
+}
+
 void preflight_there(Migration& migration) {
   Findings& findings = migration.report.findings;
   proto::PreflightRequest request;
@@ -136,7 +150,9 @@ void preflight_there(Migration& migration) {
   const proto::PreflightAnswer answer = await_envelope(migration, proto::Envelope::kPreflightAnswer,
                                                        monotonic_ns() + kAnswerTimeoutNs)
                                             .preflight_answer();
-  findings.insert(findings.end(), answer.findings().begin(), answer.findings().end());
+  Findings there(answer.findings().begin(), answer.findings().end());
+  forget_closed(migration.options.pid, process.fd_table(), there);
+  findings.insert(findings.end(), there.begin(), there.end());
   migration.report.pids = answer.pids();
 }
 

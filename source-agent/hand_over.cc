@@ -3,6 +3,8 @@
 // What stands between the two readings of `began_ns` and `ended_ns` is on every client's clock.
 // Everything that can be done before (watches, rules, duplicates, flags) is in get_ready(),
 // everything that can be done after is in complete().
+#include <unistd.h>
+
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
@@ -18,12 +20,19 @@ namespace {
 constexpr std::int64_t kBraceTimeoutNs = 10'000'000'000;
 constexpr std::int64_t kPreparedTimeoutNs = 30'000'000'000;
 constexpr std::int64_t kConfirmTimeoutNs = 10'000'000'000;
+// For a moment in which everything can be moved. New connections are held back meanwhile.
+constexpr std::int64_t kPatienceNs = 800'000'000;
+// Of queues in connections: longer than a scheduler or a network hiccups.
+constexpr std::int64_t kNoProgressNs = 500'000'000;
+constexpr std::int64_t kMomentNs = 100'000'000;
 
 class PhaseClock {
  public:
-  explicit PhaseClock(MigrationReport& report) : report_(report), last_ns_(monotonic_ns()) {
+  explicit PhaseClock(MigrationReport& report) : report_(report) { restart(); }
+  void restart() {
     report_.blackout_phases_ns.clear();
     report_.blackout_phases_ns.reserve(32);
+    last_ns_ = monotonic_ns();
   }
   void mark(const char* name) {
     const std::int64_t now = monotonic_ns();
@@ -34,7 +43,7 @@ class PhaseClock {
 
  private:
   MigrationReport& report_;
-  std::int64_t last_ns_;
+  std::int64_t last_ns_ = 0;
 };
 
 // For whoever settles it when this agent is killed: the addresses go, or are announced again.
@@ -53,6 +62,24 @@ void look_at_threads(Migration& migration) {
   migration.capture->look_at_threads(*migration.task);
 }
 
+// Queues empty as fast as the program and its peers read; as long as they do, they are waited for.
+// The time is spent on rounds, so that memory stays close to what was sent.
+void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
+  migration.calm.emplace(migration.options.pid, fd_table);
+  std::uint64_t least = UINT64_MAX;
+  std::int64_t end_ns = 0;
+  for (;;) {
+    const std::uint64_t queued = migration.calm->keep_calm();
+    if (queued < least - least / 16) {
+      least = queued;
+      end_ns = monotonic_ns() + kNoProgressNs;
+    }
+    if (queued == 0 || monotonic_ns() > end_ns) return;
+    add_round(migration.report, run_round(migration));
+    publish_areas(migration);
+  }
+}
+
 // New connections are held back and those underway are let through to the program, so that none is
 // lost: a half-open one or one that waits in a backlog cannot be moved.
 void get_ready(Migration& migration) {
@@ -68,6 +95,7 @@ void get_ready(Migration& migration) {
   note_addresses(migration, brace);
   migration.control->send_body(brace);
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
+  calm_streams(migration, process.fd_table());
   keep_heap_steady();
   look_at_threads(migration);
   migration.capture->observe_calls();
@@ -75,6 +103,7 @@ void get_ready(Migration& migration) {
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
   migration.network->drain_listeners();
+  migration.calm->keep_calm();
 }
 
 void order_last_pages(Migration& migration) {
@@ -107,15 +136,54 @@ void send_streams(Migration& migration) {
   });
 }
 
+// Between two tries: what was written since the last round need not travel in the blackout either,
+// and then the process is stopped as soon as it looks good.
+void wait_for_a_moment(Migration& migration) {
+  add_round(migration.report, run_round(migration));
+  publish_areas(migration);
+  const std::int64_t end_ns = monotonic_ns() + kMomentNs;
+  while (!migration.capture->fd_table().find_passing_running().empty()) {
+    if (monotonic_ns() > end_ns) return;
+    throw_if_cancelled();
+    ::usleep(50);
+  }
+}
+
+// The blackout begins, with the duplicates of all descriptors taken. A process that is just holding
+// a lock or reading a file of /proc goes on for a moment: that costs it the time of a stop.
+// Returns when it was stopped. Throws Refused when it never comes to an end with it.
+std::int64_t stop_for_good(Migration& migration, PhaseClock& clock) {
+  FdTableCapture& fd_table = migration.capture->fd_table();
+  const std::int64_t deadline_ns = monotonic_ns() + kPatienceNs;
+  for (;;) {
+    clock.restart();
+    const std::int64_t began_ns = clock.last_ns();
+    migration.task->stop();
+    clock.mark("stop");
+    fd_table.take_copies();
+    const Findings passing = fd_table.find_passing();
+    if (passing.empty()) return began_ns;
+    fd_table.give_back();
+    migration.task->resume();
+    const proto::Finding& first = passing.front();
+    if (monotonic_ns() > deadline_ns) {
+      throw Refused(first.id(), first.object() + ": " + first.problem(), first.way_out());
+    }
+    log_info("not now: {}", finding_line(first));
+    wait_for_a_moment(migration);
+  }
+}
+
 void describe_final(Migration& migration, PhaseClock& clock) {
   FdTableCapture& fd_table = migration.capture->fd_table();
-  fd_table.take_copies();
   migration.capture->ask(*migration.task);
   // The last pages are looked for and sent while everything else is described. The destination must
   // not place them while it changes its areas, so they are of the generation that follows.
   begin_generation(migration);
   order_last_pages(migration);
-  migration.network->activate(fd_table.sockets());
+  const std::vector<SocketCopy> sockets = fd_table.sockets();
+  migration.network->activate(sockets);
+  migration.calm->put_back(sockets);
   clock.mark("hold");
   send_streams(migration);
   clock.mark("streams");
@@ -181,9 +249,7 @@ void hand_over(Migration& migration) {
   migration.progress.quiet();
   const Precedence precedence;
   PhaseClock clock(migration.report);
-  const std::int64_t began_ns = clock.last_ns();
-  migration.task->stop();
-  clock.mark("stop");
+  const std::int64_t began_ns = stop_for_good(migration, clock);
   describe_final(migration, clock);
   migration.machine.apply(Event::kTasksFrozen);
   migration.control->send(migration.final_message);

@@ -12,6 +12,7 @@
 #include "common/kernel/socket_block.h"
 #include "common/kernel/socket_options.h"
 #include "common/kernel/tcp_repair.h"
+#include "source-agent/calm_streams.h"
 
 namespace godwit {
 namespace {
@@ -26,7 +27,9 @@ void release(int fd) {
   const int family = int_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
   if (family != AF_INET && family != AF_INET6) return;
   if (is_socket_input_blocked(fd)) unblock_socket_input(fd, std::nullopt);
-  if (int_socket_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP || !in_repair(fd)) return;
+  if (int_socket_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP) return;
+  release_calmed_stream(fd);
+  if (!in_repair(fd)) return;
   // The probe makes the peer answer: what could not be sent meanwhile goes out at once.
   leave_tcp_repair(fd, true);
   // Repair mode has forgotten it; without it the port could not be listened on while this lives.

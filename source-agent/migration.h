@@ -19,6 +19,7 @@
 #include "common/wire/channel.h"
 #include "common/wire/key_folder.h"
 #include "common/wire/page_server_process.h"
+#include "source-agent/calm_streams.h"
 #include "source-agent/cancel.h"
 #include "source-agent/capture/process.h"
 #include "source-agent/network.h"
@@ -50,6 +51,7 @@ struct Migration {
   std::optional<FreezerGroup> group;
   std::optional<TrackedMemory> memory;
   std::optional<SourceNetwork> network;
+  std::optional<CalmStreams> calm;  // from shortly before the blackout
 
   std::uint64_t generation = 0;  // of the last description sent
   std::uint32_t round = 0;

@@ -225,6 +225,4 @@ void preflight_thread_ids(pid_t pid, const proto::HostFeatures& destination, Fin
   }
 }
 
-bool refuses(const Findings& findings) { return first_refusal(findings) != nullptr; }
-
 }  // namespace godwit

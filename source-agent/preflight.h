@@ -24,7 +24,4 @@ bool stands_alone(const Findings& findings);
 // smaller.
 void preflight_thread_ids(pid_t pid, const proto::HostFeatures& destination, Findings& findings);
 
-// True when at least one finding is more than a warning.
-bool refuses(const Findings& findings);
-
 }  // namespace godwit

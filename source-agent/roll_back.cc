@@ -72,6 +72,7 @@ void roll_back(Migration& migration) noexcept {
     migration.network->roll_back(fd_table.sockets(), described);
     fd_table.give_back();
   });
+  attempt("slowed connections", [&] { migration.calm.reset(); });
   attempt("resuming the task", [&] {
     if (migration.task) migration.task->detach();
     migration.task.reset();

@@ -40,6 +40,9 @@ inline const proto::Finding* first_refusal(const Findings& findings, std::size_t
   return nullptr;
 }
 
+// True when something stops the migration.
+inline bool refuses(const Findings& findings) { return first_refusal(findings) != nullptr; }
+
 // It stands for all of them in the one-line error; a report has the list. Throws Refused if there
 // is one.
 inline void throw_first_refusal(const Findings& findings) {

@@ -29,7 +29,8 @@ std::string body_name(const proto::Envelope& envelope);
 
 class Channel {
  public:
-  static constexpr std::size_t kMaximumMessageBytes = 64 << 20;
+  // Final carries what is queued in every connection: a busy one has some 10 MB.
+  static constexpr std::size_t kMaximumMessageBytes = 512 << 20;
 
   explicit Channel(TlsStream stream);
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <linux/capability.h>
 #include <linux/ioprio.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
@@ -156,6 +157,8 @@ void set_attributes() {
   personality(ADDR_NO_RANDOMIZE);
   prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+  syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0);
   const UniqueFd filter = open_file("/proc/self/coredump_filter", O_WRONLY);
   const UniqueFd score = open_file("/proc/self/oom_score_adj", O_WRONLY);
   if (write(filter.get(), "0x11", 4) != 4 || write(score.get(), "77", 2) != 2) _exit(1);

@@ -25,6 +25,14 @@ void set_huge_pages(const proto::ProcessAttributes& want, SyscallBatch& batch) {
             "huge pages");
 }
 
+// One at a time: each command is one bit. With several threads a first one waits for every
+// processor (some ms): a process registers when it starts, so that is before the blackout.
+void register_barriers(std::uint32_t have, std::uint32_t want, SyscallBatch& batch) {
+  for (std::uint32_t missing = want & ~have; missing != 0; missing &= missing - 1) {
+    batch.add(SYS_membarrier, {missing & -missing, 0, 0}, "memory barriers");
+  }
+}
+
 // A merely faster or smaller process without it: not worth an end.
 void set_memory_merge(const proto::ProcessAttributes& want, SyscallBatch& batch) {
   batch.add_may_fail(SYS_prctl, {kSetMemoryMerge, want.memory_merge(), 0, 0, 0}, "memory merge");
@@ -37,6 +45,7 @@ void plan_process_attributes(const proto::ProcessAttributes& want, SyscallBatch&
   set_huge_pages(want, batch);
   batch.add(SYS_prctl, {PR_SET_CHILD_SUBREAPER, want.child_subreaper(), 0, 0, 0}, "subreaper");
   if (want.memory_merge() != 0) set_memory_merge(want, batch);
+  register_barriers(0, want.memory_barriers(), batch);
 }
 
 void plan_process_attributes(const proto::ProcessAttributes& have,
@@ -52,6 +61,7 @@ void plan_process_attributes(const proto::ProcessAttributes& have,
     batch.add(SYS_prctl, {PR_SET_CHILD_SUBREAPER, want.child_subreaper(), 0, 0, 0}, "subreaper");
   }
   if (have.memory_merge() != want.memory_merge()) set_memory_merge(want, batch);
+  register_barriers(have.memory_barriers(), want.memory_barriers(), batch);
 }
 
 void plan_process_attributes_last(const proto::ProcessAttributes& want, SyscallBatch& batch) {

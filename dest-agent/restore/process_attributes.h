@@ -1,6 +1,6 @@
-// Attributes that belong to no other kind (prctl(2), personality(2), /proc/PID). Class: in place,
-// but for what a change of credentials takes away (dumpable) or what cannot be taken back, which
-// come last.
+// Attributes that belong to no other kind (prctl(2), personality(2), membarrier(2), /proc/PID).
+// Class: in place, but for what a change of credentials takes away (dumpable) or what cannot be
+// taken back, which come last.
 #pragma once
 
 #include <sys/types.h>

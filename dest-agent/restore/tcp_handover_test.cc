@@ -278,7 +278,9 @@ TEST_P(Handover, RollbackUnderLoadLosesNothing) {
         PacketReplay replay;
         const std::lock_guard frozen(servers.mutex());
         capture(hold);
-        for (const End& server : servers_) freeze_tcp_stream(server.fd.get(), SocketBlock());
+        if (time % 2 == 0) {  // it may fail before that, too
+          for (const End& server : servers_) freeze_tcp_stream(server.fd.get(), SocketBlock());
+        }
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
         const auto taken = hold.take();
         hold.let_out();

@@ -5,6 +5,7 @@ from .counters import TcpCounters
 from .host import Host, Keys, Run
 from .leftovers import Baseline
 from . import programs
+from .moved import Moved, Service
 from .network import Network
 from .programs import build_dir, program, touch_and_release
 from .redis import Redis, RedisLoad
@@ -12,6 +13,7 @@ from .streams import Client
 from .workload import Workload, workload_names
 
 __all__ = [
-    "Baseline", "Client", "Host", "Keys", "MoveCase", "Network", "Redis", "RedisLoad", "Run", "TcpCounters",
-    "Workload", "build_dir", "program", "programs", "touch_and_release", "workload_names",
+    "Baseline", "Client", "Host", "Keys", "MoveCase", "Moved", "Network", "Redis", "RedisLoad",
+    "Run", "Service", "TcpCounters", "Workload", "build_dir", "program", "programs",
+    "touch_and_release", "workload_names",
 ]

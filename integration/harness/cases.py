@@ -61,7 +61,7 @@ class MoveCase(unittest.TestCase):
 
     def assert_nothing_left(self, running: tuple = (), service_on: str | None = None) -> None:
         """No task, rule, address, cgroup, journal or descriptor more than before."""
-        pids = tuple(item.pid if isinstance(item, (Workload, Redis)) else item for item in running)
+        pids = tuple(getattr(item, "pid", item) for item in running)
         self.assertEqual(self.baseline.problems(pids, service_on), [], self.agent_logs())
 
     def agent_logs(self) -> str:

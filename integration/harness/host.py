@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from . import programs
 from .network import MANAGEMENT, Network
-from .programs import program, wait_until
+from .programs import listens_on, program, wait_until
 
 AGENT_PORT = 7070
 
@@ -222,7 +222,7 @@ class Host:
             if process.poll() is not None:
                 raise RuntimeError(f"dest-agent ended with {process.returncode}:\n"
                                    f"{self.agent.log_tail()}")
-            return self._listens(port)
+            return listens_on(process.pid, port)
         wait_until("dest-agent to listen", listens)
         return self.agent
 
@@ -301,8 +301,3 @@ class Host:
             self.largest_agent_bytes = max(self.largest_agent_bytes, total)
             if observe:
                 self.observed = max(self.observed, observe(roots[0]))
-
-    def _listens(self, port: int) -> bool:
-        table = pathlib.Path(f"/proc/{self.agent.pid}/net/tcp").read_text()
-        rows = [line.split() for line in table.splitlines()[1:]]
-        return any(row[3] == "0A" and row[1].endswith(f":{port:04X}") for row in rows)

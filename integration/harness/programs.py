@@ -120,6 +120,13 @@ def resident_bytes(pid: int) -> int:
     return 0
 
 
+def listens_on(pid: int, port: int) -> bool:
+    """True when something listens on TCP `port` in the network of `pid` (/proc/PID/net/tcp)."""
+    table = pathlib.Path(f"/proc/{pid}/net/tcp").read_text()
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return any(row[3] == "0A" and row[1].endswith(f":{port:04X}") for row in rows)
+
+
 def send_signal(pid: int, number: int = signal.SIGKILL) -> bool:
     """Signals one process; False when it is gone already."""
     try:

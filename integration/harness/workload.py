@@ -1,14 +1,22 @@
 """A self-checking program that is moved: started, moved between hosts, stopped and asked for its verdict."""
 
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 from . import programs
-from .host import Host, Run
-from .network import thaw
+from .host import Host
+from .moved import Moved
 from .programs import ROOT, build_dir, program, wait_until
+
+# Programs that are not compiled here, and what runs them. Python by its own path: a wrapper script
+# may stand in front of the interpreter. A JVM that starts removes the counters in /tmp of others
+# whose process ids it does not find, and one that was moved may live in a pid namespace.
+INTERPRETERS = {
+    ".py": [sys.executable],
+    ".js": ["node"],
+    ".java": ["java", "-Xmx256m", "-XX:+PerfDisableSharedMem"],
+}
 
 
 def workload_names() -> list[str]:
@@ -17,7 +25,7 @@ def workload_names() -> list[str]:
                   for path in (build_dir() / "workloads").glob("workload_*"))
 
 
-class Workload:
+class Workload(Moved):
     """One running self-checking program.
 
     Its protocol: argv[1] is a file to which it appends a line READY, and at the end PASS or FAIL
@@ -26,22 +34,19 @@ class Workload:
 
     def __init__(self, host: Host, name: str, *arguments: str, before: tuple = (),
                  ready_timeout_s: float = 60):
-        self.name = name
-        self.host = host
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=host.folder))
         self.folder.chmod(0o711)  # some give up root
         self.status = self.folder / "status"
         self._stop = self.folder / "stop"
         self.log = self.folder / "log"
-        if name.endswith(".py"):
-            # Not a wrapper script that may stand in front of the interpreter.
-            command = [sys.executable, str(ROOT / "integration" / "workloads" / name)]
+        interpreter = INTERPRETERS.get(pathlib.Path(name).suffix)
+        if interpreter:
+            command = [*interpreter, str(ROOT / "integration" / "workloads" / name)]
         else:
             command = [program(f"workload_{name}")]
-        self.process = host.start([*before, *command, self.status, self._stop, *map(str, arguments)],
-                                  log=self.log, cwd=self.folder)
-        self.pid = self.process.pid
-        self.moves = 0
+        super().__init__(host, name, host.start(
+            [*before, *command, self.status, self._stop, *map(str, arguments)], log=self.log,
+            cwd=self.folder))
         wait_until(lambda: f"{name} to be ready: {self.story()}", self._is_ready, ready_timeout_s)
 
     def _is_ready(self) -> bool:
@@ -60,37 +65,6 @@ class Workload:
         printed = self.log.read_text(errors="replace") if self.log.exists() else ""
         return f"status {self.text().split()!r} log {printed[-1000:]!r}"
 
-    def move(self, to: Host, *extra: str, **options) -> Run:
-        """Moves it to another host; follows it there when that worked."""
-        run = self.host.migrate(self.pid, to, *extra, **options)
-        if run.code == 0:
-            self.follow(to, run)
-        return run
-
-    def follow(self, to: Host, run: Run) -> None:
-        """Notes that it lives on another host now; the process left behind must be gone."""
-        self.forget_original()
-        left = self.pid
-        wait_until(f"{self.name}: the end of process {left} on host {self.host.part}",
-                   lambda: not programs.is_alive(left))
-        self.pid = run.report["pid_destination"]
-        self.host = to
-        self.moves += 1
-
-    def forget_original(self) -> None:
-        """Reaps the process that was started here, if it has been moved away from."""
-        if self.process is not None:
-            try:
-                self.process.wait(timeout=10)
-            except subprocess.TimeoutExpired as error:
-                raise AssertionError(f"{self.name}: process {self.process.pid} still runs on "
-                                     f"{self.host.part} after the move") from error
-            self.process = None
-
-    def is_running(self) -> bool:
-        """True when the process lives where it is thought to live."""
-        return programs.is_alive(self.pid)
-
     def stop(self, timeout_s: float = 30) -> str:
         """Asks it to end and waits for its verdict: "PASS", or what went wrong."""
         self._stop.touch()
@@ -106,15 +80,6 @@ class Workload:
         if verdict == "PASS":
             return "PASS"
         return f"{self.name}: {verdict or 'died without a verdict'}; {self.story()}"
-
-    def kill(self) -> None:
-        """Ends it without asking."""
-        if programs.is_alive(self.pid):
-            thaw(self.pid)
-            programs.send_signal(self.pid)
-        if self.process is not None:
-            self.process.wait()
-            self.process = None
 
     def _verdict(self) -> str:
         lines = [line for line in self.text().splitlines() if line.startswith(("PASS", "FAIL"))]

@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <gtest/gtest.h>
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
@@ -245,6 +246,7 @@ TEST(CaptureAttributes, LimitsDirectoryAndTheRest) {
     if (chdir("/usr") != 0) return 1;
     prctl(PR_SET_DUMPABLE, 0);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
+    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
     for (;;) pause();
     return 0;
   });
@@ -268,6 +270,8 @@ TEST(CaptureAttributes, LimitsDirectoryAndTheRest) {
   const auto attributes = capture_process_attributes(context);
   EXPECT_EQ(attributes.dumpable(), 0u);
   EXPECT_TRUE(attributes.child_subreaper());
+  EXPECT_EQ(attributes.memory_barriers(),
+            static_cast<unsigned>(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED));
   const auto identity = capture_task_identity(context);
   EXPECT_EQ(identity.pid(), child.pid());
   EXPECT_EQ(identity.group(), getpgid(child.pid()));

@@ -26,6 +26,7 @@ struct FdFacts {
   std::string link;  // what /proc/PID/fd/N says
   FileStamp stamp;
   bool asked = false;    // its flags come by a row in the process
+  bool told = false;     // info has been read
   FdInfo info;           // flags and offset always; the rest where the kind has it
   TcpFacts before_hold;  // of a TCP socket that was known, as it was when the duplicate was taken
   // A duplicate in the agent. Invalid for kinds that are described from /proc, while the process

@@ -88,4 +88,19 @@ proto::Corrections FdTableCapture::confirm_streams() const {
   return corrections;
 }
 
+proto::Corrections FdTableCapture::find_corrections() const {
+  proto::Corrections corrections;
+  std::set<std::uint64_t> seen;
+  for (const FdFacts& facts : kept_) {
+    const KnownSocket* known = find_known(facts);
+    if (known == nullptr || !known->relied_on || !seen.insert(facts.stamp.inode).second) continue;
+    proto::SocketCorrection correction;
+    find_tcp_corrections(facts.copy.get(), known->described, correction);
+    if (correction.options().empty() && correction.backlog() == 0) continue;
+    correction.set_file(static_cast<std::uint32_t>(facts.fd));
+    *corrections.add_sockets() = std::move(correction);
+  }
+  return corrections;
+}
+
 }  // namespace godwit

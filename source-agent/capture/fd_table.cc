@@ -32,14 +32,6 @@ constexpr int kAttempts = 5;  // a running process may change during a descripti
 
 bool is_socket(const FdFacts& facts) { return facts.link.starts_with("socket:["); }
 
-void remove_descriptors_of(const std::set<int>& files, proto::FdTable& table) {
-  auto& all = *table.mutable_descriptors();
-  const auto is_one = [&](const proto::Descriptor& each) {
-    return files.count(static_cast<int>(each.file())) > 0;
-  };
-  all.erase(std::remove_if(all.begin(), all.end(), is_one), all.end());
-}
-
 bool is_internet(int family) { return family == AF_INET || family == AF_INET6; }
 
 std::uint64_t inode_of_link(const std::string& link) {
@@ -96,6 +88,7 @@ std::vector<FdFacts> FdTableCapture::read_running() {
     if (!link || !info || !stamp) continue;  // closed meanwhile
     facts.link = std::move(*link);
     facts.info = std::move(*info);
+    facts.told = true;
     facts.stamp = *stamp;
     out.push_back(std::move(facts));
   }
@@ -108,12 +101,12 @@ const FdTableCapture::KnownSocket* FdTableCapture::find_known(const FdFacts& fac
   return found == known_.end() ? nullptr : &found->second;
 }
 
-SocketType FdTableCapture::socket_type(const FdFacts& facts) const {
+SocketType FdTableCapture::socket_type(const FdFacts& facts, int agent_fd) const {
   if (const KnownSocket* known = find_known(facts)) return known->type;
   const auto get = [&](int name) {
     int value = 0;
     socklen_t bytes = sizeof value;
-    if (getsockopt(facts.copy.get(), SOL_SOCKET, name, &value, &bytes) != 0) {
+    if (getsockopt(agent_fd, SOL_SOCKET, name, &value, &bytes) != 0) {
       throw_system("read socket option {} of {}", name, facts.name());
     }
     return value;
@@ -165,11 +158,16 @@ void FdTableCapture::read_close_on_exec(const BatchOutcome& outcome) {
 
 void FdTableCapture::read_infos(std::vector<FdFacts>& facts) const {
   for (FdFacts& entry : facts) {
-    if (entry.asked) continue;
-    auto info = directory_.info(entry.fd);
-    if (!info) fail("{} of process {} vanished", entry.name(), host_pid_);
-    entry.info = std::move(*info);
+    if (!entry.asked) read_info(entry);
   }
+}
+
+void FdTableCapture::read_info(FdFacts& facts) const {
+  if (facts.told) return;
+  auto info = directory_.info(facts.fd);
+  if (!info) fail("{} of process {} vanished", facts.name(), host_pid_);
+  facts.info = std::move(*info);
+  facts.told = true;
 }
 
 FdTableCapture::Files FdTableCapture::group(std::vector<FdFacts>& facts) const {
@@ -208,31 +206,42 @@ FdTableCapture::Files FdTableCapture::group(std::vector<FdFacts>& facts) const {
 proto::FdTable FdTableCapture::assemble(std::vector<FdFacts>& facts, FdDepth depth,
                                         Findings& findings) {
   proto::FdTable out;
-  std::set<int> refused;  // leaders
   Files files = group(facts);
+  std::set<int> left_out;
   for (FdFacts& entry : facts) {
     const int leader = files.leader.at(entry.fd);
+    if (leader == entry.fd && !assemble_file(entry, depth, files, out, findings)) {
+      left_out.insert(leader);
+    }
+    if (left_out.count(leader) > 0) continue;
     auto* descriptor = out.add_descriptors();
     descriptor->set_fd(entry.fd);
     descriptor->set_close_on_exec((entry.info.flags & O_CLOEXEC) != 0);
     descriptor->set_file(static_cast<std::uint32_t>(leader));
-    if (leader != entry.fd) continue;
-    auto* file = out.add_files();
-    file->set_id(static_cast<std::uint32_t>(leader));
-    file->set_status_flags(entry.info.flags & ~static_cast<std::uint32_t>(O_CLOEXEC));
-    const std::size_t found_before = findings.size();
-    examine_holders(entry, findings);
-    describe_file(entry, depth, files, *file, findings);
-    if (depth != FdDepth::kShape && (entry.info.flags & O_PATH) == 0) {
-      capture_file_owner(entry, *file, findings);
-    }
-    if (first_refusal(findings, found_before) != nullptr) {
-      out.mutable_files()->RemoveLast();
-      refused.insert(leader);
-    }
   }
-  if (!refused.empty()) remove_descriptors_of(refused, out);
   return out;
+}
+
+// False: it is refused, and is left out of a shape.
+bool FdTableCapture::assemble_file(FdFacts& facts, FdDepth depth, Files& files, proto::FdTable& out,
+                                   Findings& findings) {
+  Findings own;
+  proto::OpenFile& file = *out.add_files();
+  file.set_id(static_cast<std::uint32_t>(facts.fd));
+  file.set_status_flags(facts.info.flags & ~static_cast<std::uint32_t>(O_CLOEXEC));
+  examine_holders(facts, own);
+  try {
+    describe_file(facts, depth, files, file, own);
+  } catch (const Refused& refused) {
+    refuse(own, refused.id(), facts.name(), refused.what(), refused.hint());
+  }
+  if (depth != FdDepth::kShape && (facts.info.flags & O_PATH) == 0) {
+    capture_file_owner(facts, file, own);
+  }
+  const bool left_out = depth == FdDepth::kShape && refuses(own);
+  if (left_out) out.mutable_files()->RemoveLast();
+  findings.insert(findings.end(), own.begin(), own.end());
+  return !left_out;
 }
 
 void FdTableCapture::examine_holders(const FdFacts& facts, Findings& findings) const {
@@ -300,7 +309,7 @@ void FdTableCapture::describe_socket(FdFacts& facts, FdDepth depth, Files& files
     }
     in_own_network_.insert(facts.stamp.inode);
   }
-  const SocketType type = socket_type(facts);
+  const SocketType type = socket_type(facts, facts.copy.get());
   if (type.is_tcp()) {
     describe_tcp_socket(facts, depth, *out.mutable_tcp_socket());
   } else if (type.is_udp()) {
@@ -326,7 +335,7 @@ void FdTableCapture::describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::T
     known->second.relied_on = true;
   }
   if (depth == FdDepth::kShape) {
-    KnownSocket seen{facts.stamp, socket_type(facts), out, false, std::nullopt};
+    KnownSocket seen{facts.stamp, socket_type(facts, fd), out, false, std::nullopt};
     if (has_tcp_stream(static_cast<TcpState>(out.state()))) {
       seen.described.mutable_stream()->set_congestion_control(tcp_congestion_control(fd));
     }
@@ -337,33 +346,17 @@ void FdTableCapture::describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::T
   capture_tcp_stream(fd, out, known == known_.end() ? nullptr : &facts.before_hold);
 }
 
-proto::Corrections FdTableCapture::find_corrections() const {
-  proto::Corrections corrections;
-  std::set<std::uint64_t> seen;
-  for (const FdFacts& facts : kept_) {
-    const KnownSocket* known = find_known(facts);
-    if (known == nullptr || !known->relied_on || !seen.insert(facts.stamp.inode).second) continue;
-    proto::SocketCorrection correction;
-    find_tcp_corrections(facts.copy.get(), known->described, correction);
-    if (correction.options().empty() && correction.backlog() == 0) continue;
-    correction.set_file(static_cast<std::uint32_t>(facts.fd));
-    *corrections.add_sockets() = std::move(correction);
-  }
-  return corrections;
-}
-
-proto::FdTable FdTableCapture::describe(Unmovable unmovable) {
+proto::FdTable FdTableCapture::describe() {
   for (int attempt = 1;; ++attempt) {
     try {
       known_.clear();
       auto facts = read_running();
+      leave_out_transaction(facts);
       holders_.look_for(facts);
       Findings findings;
       auto out = assemble(facts, FdDepth::kShape, findings);
-      if (unmovable == Unmovable::kRefuse) throw_first_refusal(findings);
+      shape_ = std::move(facts);
       return out;
-    } catch (const Refused&) {
-      throw;
     } catch (const Error&) {
       if (attempt == kAttempts) throw;
     }
@@ -401,7 +394,7 @@ std::vector<SocketCopy> FdTableCapture::sockets() const {
   std::set<std::uint64_t> seen;
   for (const FdFacts& facts : kept_) {
     if (!is_socket(facts) || !seen.insert(facts.stamp.inode).second) continue;
-    const SocketType type = socket_type(facts);
+    const SocketType type = socket_type(facts, facts.copy.get());
     const SocketKind kind = type.is_tcp()   ? SocketKind::kTcp
                             : type.is_udp() ? SocketKind::kUdp
                                             : SocketKind::kUnix;
@@ -463,7 +456,8 @@ void FdTableCapture::examine_sockets(std::vector<FdFacts>& facts, Findings& find
   }
 }
 
-void FdTableCapture::examine(Findings& findings) {
+Findings FdTableCapture::examine_once() {
+  Findings findings;
   for (const pid_t tid : threads_with_own_table(host_pid_)) {
     refuse(findings, "fd-table-not-shared", fmt::format("thread {}", tid),
            "it has a descriptor table of its own",
@@ -478,7 +472,7 @@ void FdTableCapture::examine(Findings& findings) {
       examine_sockets(facts, found);
       examine_epolls(found);
       findings.insert(findings.end(), found.begin(), found.end());
-      return;
+      return findings;
     } catch (const Error&) {
       if (attempt == kAttempts) throw;
     }

@@ -59,8 +59,9 @@ class FdTableCapture {
   void refresh();
 
   // The shape: descriptors, sharing, flags, paths, addresses; what is queued, counted and owned is
-  // left out. The process may run: then what changes during the call is described one way or other.
-  proto::FdTable describe(Unmovable unmovable = Unmovable::kRefuse);
+  // left out, and so is what can't be moved as it is now: find_passing() judges it at the switch.
+  // The process may run: then what changes during the call is described one way or other.
+  proto::FdTable describe();
 
   // Everything but TCP streams. The process is stopped. `task` may be null: it saves reading fdinfo
   // for sockets.
@@ -69,6 +70,11 @@ class FdTableCapture {
   // --- The blackout -----------------------------------------------------------------------------
   // The process is stopped: takes duplicates of everything, kept until give_back().
   void take_copies();
+  // Then, before anything rests on the stop: what has come since the last describe() and can't be
+  // moved, or is locked. Mostly that passes, if the process is given the copies back and goes on.
+  Findings find_passing();
+  // The same while it runs, and has no copies.
+  Findings find_passing_running();
   // Rows that ask for the close-on-exec flags of sockets and pipes, for which fdinfo would cost
   // fifty times as much; read_close_on_exec() takes the answers. Between take_copies() and
   // describe_final(), for which all descriptors have been asked one way or the other.
@@ -91,7 +97,8 @@ class FdTableCapture {
   // Closes the duplicates; before the process may go on.
   void give_back();
 
-  // Everything that cannot be moved, at once. The process may run.
+  // Everything that cannot be moved, at once, and does not pass within a moment (0.6 s when there
+  // is something). The process may run.
   void examine(Findings& findings);
 
  private:
@@ -110,11 +117,18 @@ class FdTableCapture {
   std::vector<FdFacts> read_stopped();
   std::vector<const FdFacts*> known_connections() const;
   void read_infos(std::vector<FdFacts>& facts) const;
+  void read_info(FdFacts& facts) const;
+  Findings find_passing_among(std::vector<FdFacts>& facts);
+  static void leave_out_transaction(std::vector<FdFacts>& facts);
+  void examine_passing_socket(const FdFacts& facts, Findings& findings) const;
+  Findings examine_once();
   const KnownSocket* find_known(const FdFacts& facts) const;
-  SocketType socket_type(const FdFacts& facts) const;
+  SocketType socket_type(const FdFacts& facts, int agent_fd) const;
   void describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::TcpSocket& out);
   Files group(std::vector<FdFacts>& facts) const;
   proto::FdTable assemble(std::vector<FdFacts>& facts, FdDepth depth, Findings& findings);
+  bool assemble_file(FdFacts& facts, FdDepth depth, Files& files, proto::FdTable& out,
+                     Findings& findings);
   void describe_file(FdFacts& facts, FdDepth depth, Files& files, proto::OpenFile& out,
                      Findings& findings);
   void describe_socket(FdFacts& facts, FdDepth depth, Files& files, proto::OpenFile& out,
@@ -133,6 +147,7 @@ class FdTableCapture {
   std::uint64_t own_network_ = 0;               // inode of the agent's network namespace
   std::set<std::uint64_t> in_own_network_;      // sockets that were found to be in it
   std::map<std::uint64_t, KnownSocket> known_;  // by inode
+  std::vector<FdFacts> shape_;                  // at the last describe()
   std::vector<FdFacts> kept_;
   std::vector<std::pair<FdFacts*, RowResult>> asked_;  // of kept_
 };

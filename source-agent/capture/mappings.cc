@@ -284,7 +284,7 @@ proto::Mappings MappingsCapture::describe_text(const std::string& text, RemoteTa
   visit_maps(text, fmt::format("/proc/{}/maps", host_pid_), [&](const MapsLine& line) {
     if (line.path == "[vsyscall]" || (task != nullptr && task->is_scratch(line.range))) return;
     if (const auto obstacle = backing_obstacle(host_pid_, line)) {
-      if (unmovable == Unmovable::kLeaveOut) continue;
+      if (unmovable == Unmovable::kLeaveOut) return;
       throw Refused(obstacle->id,
                     fmt::format("pid {}: {} {}", host_pid_, area_name(line), obstacle->problem),
                     obstacle->way_out);

@@ -28,7 +28,7 @@ proto::Process ProcessCapture::describe_outside(Unmovable unmovable) {
   *process.mutable_identity() = describe_task_identity(host_pid_);
   *process.mutable_mappings() =
       leave_out ? mappings_.describe_movable_areas() : *mappings_.describe_areas(nullptr);
-  *process.mutable_fd_table() = fd_table_.describe(unmovable);
+  *process.mutable_fd_table() = fd_table_.describe();
   *process.mutable_credentials() = describe_credentials(fmt::format("/proc/{}", host_pid_));
   *process.mutable_rlimits() = describe_rlimits(host_pid_);
   try {

@@ -1,8 +1,10 @@
 #include "source-agent/capture/process_attributes.h"
 
+#include <linux/membarrier.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "common/base/unique_fd.h"
 #include "common/kernel/proc_status.h"
@@ -14,6 +16,7 @@ namespace {
 // Newer than this system's headers (prctl(2)).
 constexpr int kGetMemoryDenyWriteExecute = 66;  // PR_GET_MDWE, 6.3
 constexpr int kGetMemoryMerge = 68;             // PR_GET_MEMORY_MERGE, 6.4
+constexpr int kGetRegistrations = 1 << 9;       // MEMBARRIER_CMD_GET_REGISTRATIONS, 6.3
 constexpr std::uint64_t kQueryPersonality = 0xffffffff;
 
 constexpr const char* kSeccompWayOut =
@@ -21,6 +24,20 @@ constexpr const char* kSeccompWayOut =
 
 std::uint32_t or_zero(std::int64_t result) {
   return result < 0 ? 0 : static_cast<std::uint32_t>(result);
+}
+
+// A kernel that does not tell: a barrier works where it was registered, and fails elsewhere. (The
+// global one works for everybody; whether it was registered can't be known.)
+std::vector<std::pair<RowResult, std::uint32_t>> ask_for_barriers(SyscallBatch& batch) {
+  const auto ask = [&](int command) {
+    return batch.add_may_fail(SYS_membarrier, {command, 0, 0}, "memory barriers");
+  };
+  if (::syscall(SYS_membarrier, kGetRegistrations, 0, 0) >= 0) return {{ask(kGetRegistrations), 0}};
+  return {
+      {ask(MEMBARRIER_CMD_PRIVATE_EXPEDITED), MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED},
+      {ask(MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE),
+       MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE},
+      {ask(MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ), MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ}};
 }
 
 }  // namespace
@@ -33,6 +50,7 @@ ProcessAttributesQuery::ProcessAttributesQuery(SyscallBatch& batch)
       merge_(batch.add_may_fail(SYS_prctl, {kGetMemoryMerge, 0, 0, 0, 0}, "memory merge")),
       deny_write_execute_(
           batch.add_may_fail(SYS_prctl, {kGetMemoryDenyWriteExecute, 0, 0, 0, 0}, "mdwe")),
+      barriers_(ask_for_barriers(batch)),
       subreaper_(batch.reserve(sizeof(int))),
       tsc_(batch.reserve(sizeof(int))) {
   batch.add(SYS_prctl, {PR_GET_CHILD_SUBREAPER, subreaper_, 0, 0, 0}, "child subreaper");
@@ -50,6 +68,13 @@ void ProcessAttributesQuery::read(const BatchOutcome& outcome, pid_t host_pid,
   attributes.set_keep_capabilities(outcome[keep_capabilities_] == 1);
   attributes.set_memory_merge(or_zero(outcome[merge_]));
   attributes.set_deny_write_execute(or_zero(outcome[deny_write_execute_]));
+  std::uint32_t barriers = 0;
+  for (const auto& [row, registration] : barriers_) {
+    if (outcome[row] >= 0) {
+      barriers |= registration != 0 ? registration : static_cast<std::uint32_t>(outcome[row]);
+    }
+  }
+  attributes.set_memory_barriers(barriers);
   attributes.set_child_subreaper(outcome.value<int>(subreaper_) != 0);
   if (outcome[tsc_row_] == 0) {
     attributes.set_tsc_mode(static_cast<std::uint32_t>(outcome.value<int>(tsc_)));

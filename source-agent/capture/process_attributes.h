@@ -1,6 +1,9 @@
-// What belongs to no other kind: prctl(2), personality(2), /proc/PID/oom_score_adj,
+// What belongs to no other kind: prctl(2), personality(2), membarrier(2), /proc/PID/oom_score_adj,
 // /proc/PID/coredump_filter, and the seccomp mode.
 #pragma once
+
+#include <utility>
+#include <vector>
 
 #include "common/model/describe.h"
 #include "common/model/findings.h"
@@ -23,6 +26,8 @@ class ProcessAttributesQuery {
   RowResult merge_;
   RowResult deny_write_execute_;
   RowResult tsc_row_;
+  // A row that does not fail, and the registration that shows in it; 0: the row tells all of them.
+  std::vector<std::pair<RowResult, std::uint32_t>> barriers_;
   DataAt subreaper_;
   DataAt tsc_;
 };

@@ -65,12 +65,7 @@ void preflight_kind(int agent_fd, const std::string& object, Findings& findings)
                        name),
            "let the program bind to an address instead of an interface");
   }
-  const TcpState state = tcp_facts(agent_fd).state;
-  if (state == TcpState::kSynSent || state == TcpState::kSynReceived) {
-    refuse(findings, "tcp-connecting", object,
-           fmt::format("the connection is still being made ({})", tcp_state_name(state)),
-           "try again in a moment: it is either made or refused then");
-  }
+  examine_tcp_connecting(agent_fd, object, findings);
 }
 
 void preflight_addresses(int agent_fd, const std::string& object, const ProcessSockets& sockets,
@@ -311,6 +306,14 @@ void preflight_tcp_socket(int agent_fd, int fd, const ProcessSockets& sockets, F
   preflight_addresses(agent_fd, object, sockets, findings);
 }
 
+void examine_tcp_connecting(int agent_fd, const std::string& object, Findings& findings) {
+  const TcpState state = tcp_facts(agent_fd).state;
+  if (state != TcpState::kSynSent && state != TcpState::kSynReceived) return;
+  refuse(findings, "tcp-connecting", object,
+         fmt::format("the connection is still being made ({})", tcp_state_name(state)),
+         "try again in a moment: it is either made or refused then");
+}
+
 proto::TcpSocket capture_tcp_socket(int agent_fd) {
   const TcpState state = tcp_facts(agent_fd).state;
   if (state == TcpState::kSynSent || state == TcpState::kSynReceived) {
@@ -461,6 +464,8 @@ void thaw_tcp_stream(int agent_fd, const proto::TcpSocket& socket, PacketReplay&
   const TcpState state = tcp_facts(agent_fd).state;
   if (state == TcpState::kListen) return;
   const bool stream = has_tcp_stream(state);
+  // One that was held and not frozen yet is not in repair, where its window can be read.
+  if (int_socket_option(agent_fd, IPPROTO_TCP, TCP_REPAIR) == 0) enter_tcp_repair(agent_fd);
   const std::uint32_t acknowledged = stream ? tcp_window(agent_fd).receive_update : 0;
   // The probe makes the peer answer: what could not be sent meanwhile goes out at once.
   leave_tcp_repair(agent_fd, true);

@@ -53,6 +53,10 @@ class ProcessSockets {
   std::map<std::string, const InetDiag*> by_addresses_;
 };
 
+// A connection that is being made can't be moved: it is either made or refused in a moment.
+// `object` is the socket's name for the finding.
+void examine_tcp_connecting(int agent_fd, const std::string& object, Findings& findings);
+
 // Everything about this socket that would stop the migration. `fd` is its number in the process.
 void preflight_tcp_socket(int agent_fd, int fd, const ProcessSockets& sockets, Findings& findings);
 
