@@ -1,6 +1,9 @@
 // The steps that touch nothing: everything that would stop the migration is found here, at once.
+#include <ctime>
+
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/printable.h"
 #include "common/kernel/proc_status.h"
 #include "common/model/host_features.h"
 #include "common/model/snapshot.h"
@@ -48,10 +51,18 @@ void preflight_here(Migration& migration) {
   findings = preflight_process(pid);
   if (refuses(findings)) refuse_for(findings);
   migration.keys = load_keys(migration.options.keys, "source");
+  if (auto soon = expiry_warning(migration.keys, ::time(nullptr)))
+    findings.push_back(std::move(*soon));
   preflight_process_kinds(pid, findings);
   if (const auto mark = try_mark_process(pid)) migration.record.process = *mark;
   if (const auto mark = try_mark_process(::getpid())) migration.record.agent = *mark;
   migration.report.resident_bytes = resident_bytes(pid);
+}
+
+// Whoever can't be sure yet who the other side is closes without a word.
+std::string hint_for(const Error& error) {
+  const bool wordless = error.hint().empty() && error.code() == ECONNRESET;
+  return wordless ? "the log of dest-agent says why" : error.hint();
 }
 
 // Nothing has been touched yet: a destination that can't be talked to is a refusal.
@@ -62,7 +73,20 @@ Channel reach_destination(const Migration& migration) {
     const char* id = "destination-unreachable";
     if (error.code() == EACCES) id = "certificate-refused";
     if (error.code() == EPROTO) id = "destination-not-godwit";
-    throw Refused(id, error.what(), error.hint());
+    throw Refused(id, error.what(), hint_for(error));
+  }
+}
+
+// Nothing was touched yet: without an answer the migration is refused, not rolled back.
+template <typename Answer, typename Question>
+Answer ask(Channel& control, Question question) {
+  try {
+    control.send_body(std::move(question));
+    return control.receive_body<Answer>(monotonic_ns() + kAnswerTimeoutNs);
+  } catch (const PeerAborted& error) {
+    throw Refused("destination-refused", error.what(), error.hint());
+  } catch (const Error& error) {
+    throw Refused("destination-unreachable", error.what(), hint_for(error));
   }
 }
 
@@ -76,10 +100,13 @@ void preflight_there(Migration& migration) {
   request.set_resident_bytes(migration.report.resident_bytes);
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
   migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
-  migration.control->send_body(request);
-  const auto answer =
-      migration.control->receive_body<proto::PreflightAnswer>(monotonic_ns() + kAnswerTimeoutNs);
-  findings.insert(findings.end(), answer.findings().begin(), answer.findings().end());
+  auto answer = ask<proto::PreflightAnswer>(*migration.control, std::move(request));
+  for (proto::Finding& finding : *answer.mutable_findings()) {
+    finding.set_object(printable(finding.object()));
+    finding.set_problem(printable(finding.problem()));
+    finding.set_way_out(printable(finding.way_out()));
+    findings.push_back(std::move(finding));
+  }
   migration.report.pids = answer.pids();
 }
 
@@ -91,9 +118,8 @@ void connect_and_preflight(Migration& migration) {
   const bool refused_here = refuses(migration.report.findings);
   if (refused_here && !check_only) refuse_for(migration.report.findings);
   migration.control.emplace(reach_destination(migration));
-  migration.control->send_body(make_hello(migration, check_only));
   const auto answer =
-      migration.control->receive_body<proto::HelloAnswer>(monotonic_ns() + kAnswerTimeoutNs);
+      ask<proto::HelloAnswer>(*migration.control, make_hello(migration, check_only));
   migration.page_token = answer.page_token();
   migration.machine.apply(Event::kConnected);
   preflight_thread_ids(migration.options.pid, answer.destination(), migration.report.findings);
