@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
 #include <filesystem>
 
 #include "common/base/clock.h"
@@ -16,6 +17,7 @@
 #include "common/model/describe.h"
 #include "common/model/host_features.h"
 #include "common/model/snapshot.h"
+#include "common/model/snapshot_check.h"
 #include "dest-agent/clocks.h"
 #include "dest-agent/preflight.h"
 
@@ -116,6 +118,7 @@ Incoming::~Incoming() {
 
 void Incoming::preflight(const proto::PreflightRequest& request) {
   only_process(request.snapshot());
+  check_snapshot(request.snapshot(), SnapshotPart::kOutline);
   Findings findings;
   if (hello_.version() != kProtocolVersion) {
     refuse(findings, "version-differs", "protocol",
@@ -124,6 +127,7 @@ void Incoming::preflight(const proto::PreflightRequest& request) {
            "install the same release on both hosts");
   }
   compare_features(hello_.source(), read_host_features(), findings);
+  if (auto soon = expiry_warning(keys_, ::time(nullptr))) findings.push_back(std::move(*soon));
   pids_ = preflight_destination(request, hello_, findings);
   network_.preflight(request, findings);
   proto::PreflightAnswer answer;
@@ -149,6 +153,7 @@ void Incoming::start_pages(UniqueFd connection) {
 }
 
 void Incoming::describe(proto::Snapshot& snapshot) {
+  check_snapshot(snapshot, SnapshotPart::kWhole);
   std::shared_ptr<proto::Process> process = take_process(snapshot);
   if (!skeleton_) {
     build(std::move(process));
@@ -240,7 +245,7 @@ void Incoming::mark_phase(const char* name) {
 }
 
 void Incoming::brace(const proto::Brace& brace) {
-  if (!skeleton_) fail("Brace came before a description");
+  if (!skeleton_ || prepared_) fail("Brace came at the wrong time");
   for (const proto::MovedAddress& address : brace.addresses()) {
     if (const auto known = IpAddress::from_bytes(address.address())) {
       record_.addresses.push_back(known->text());
@@ -338,6 +343,7 @@ void Incoming::make_lasting() {
 }
 
 void Incoming::replay(const proto::HeldPackets& packets) {
+  if (!prepared_) fail("HeldPackets came before Final");
   network_.take_held(packets, committed_);
 }
 

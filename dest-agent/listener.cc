@@ -21,10 +21,13 @@
 namespace godwit {
 namespace {
 
-// What a stranger may hold open: so many connections, so long without a preface.
-constexpr size_t kPendingMax = 64;
+// What strangers may hold: so many connections, so long without a preface; so many sessions, whose
+// handshake has a deadline of its own.
+constexpr std::size_t kPendingMax = 128;
 constexpr std::int64_t kPrefaceTimeoutNs = 5'000'000'000;
-constexpr size_t kSessionsMax = 32;
+constexpr std::size_t kStrangersMax = 32;
+// Migrations at the same time.
+constexpr std::size_t kSessionsMax = 32;
 
 UniqueFd listen_on(const HostPort& endpoint) {
   addrinfo hints{};
@@ -57,6 +60,13 @@ UniqueFd open_signals() {
   return fd;
 }
 
+// Takes notice of what the session has said meanwhile.
+bool is_peer_known(const UniqueFd& link, bool& known) {
+  char said = 0;
+  if (!known) known = ::recv(link.get(), &said, 1, MSG_DONTWAIT) == 1 && said == kPeerKnown;
+  return known;
+}
+
 void unblock_signals() {
   sigset_t none;
   sigemptyset(&none);
@@ -74,7 +84,9 @@ void Listener::run() {
   log_info("listening address={}", options_.listen.text());
   for (;;) {
     std::vector<pollfd> waits{{signals_.get(), POLLIN, 0}, {listening_.get(), POLLIN, 0}};
-    for (const Pending& pending : pending_) waits.push_back({pending.socket.get(), POLLIN, 0});
+    for (const Pending& pending : pending_) {
+      waits.push_back({pending.socket.get(), POLLIN | POLLRDHUP, 0});
+    }
     if (::poll(waits.data(), waits.size(), poll_timeout_ms()) < 0 && errno != EINTR) {
       throw_system("poll");
     }
@@ -85,19 +97,39 @@ void Listener::run() {
       return;
     }
     reap_sessions();
-    std::erase_if(pending_, [this](Pending& pending) { return route(pending); });
+    serve_pending(std::span(waits).subspan(2));
     if ((waits[1].revents & POLLIN) != 0) accept_connection();
   }
 }
 
 int Listener::poll_timeout_ms() const { return pending_.empty() ? -1 : 200; }
 
+void Listener::complain(const std::string& what) {
+  constexpr std::int64_t kPauseNs = 1'000'000'000;
+  const std::int64_t now = monotonic_ns();
+  if (now - complained_ns_ < kPauseNs) {
+    ++untold_;
+    return;
+  }
+  log_warning("{}{}", what, untold_ == 0 ? "" : fmt::format(" ({} others untold)", untold_));
+  complained_ns_ = now;
+  untold_ = 0;
+}
+
 void Listener::accept_connection() {
   UniqueFd socket(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (!socket.valid()) return;
-  if (pending_.size() >= kPendingMax) {
-    log_warning("connection refused: {} others have not said what they are", pending_.size());
+  if (!socket.valid()) {
+    const int code = errno;
+    if (code != EMFILE && code != ENFILE && code != ENOBUFS && code != ENOMEM) return;
+    // It stays ready: without a rest this would turn round and round.
+    constexpr int kRestMs = 50;
+    complain(fmt::format("no connection can be taken: {}", errno_text(code)));
+    ::poll(nullptr, 0, kRestMs);
     return;
+  }
+  if (pending_.size() >= kPendingMax) {
+    complain(fmt::format("connection dropped: {} have not said what they are", pending_.size()));
+    pending_.erase(pending_.begin());
   }
   // poll(2) then wakes for a whole preface only.
   const int preface_bytes = kPrefaceBytes;
@@ -105,15 +137,25 @@ void Listener::accept_connection() {
   pending_.push_back({std::move(socket), monotonic_ns() + kPrefaceTimeoutNs});
 }
 
-bool Listener::route(Pending& pending) {
+void Listener::serve_pending(std::span<const pollfd> ready) {
+  const std::int64_t now = monotonic_ns();
+  std::size_t at = 0;
+  std::erase_if(pending_, [&](Pending& pending) {
+    const short events = ready[at++].revents;
+    return (events != 0 && route(pending, events)) || now > pending.deadline_ns;
+  });
+}
+
+bool Listener::route(Pending& pending, short events) {
   std::array<std::byte, kPrefaceBytes> bytes;
   const ssize_t got =
       ::recv(pending.socket.get(), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
   if (got == 0 || (got < 0 && errno != EAGAIN)) return true;
-  if (got < static_cast<ssize_t>(kPrefaceBytes)) return monotonic_ns() > pending.deadline_ns;
+  // One that ends before its preface stays readable: waiting for more would turn round and round.
+  if (got < static_cast<ssize_t>(kPrefaceBytes)) return (events & ~POLLIN) != 0;
   const auto preface = parse_preface(bytes);
   if (!preface) {
-    log_warning("connection refused: it does not begin as one of ours");
+    complain("connection refused: it does not begin as one of ours");
     return true;
   }
   if (::recv(pending.socket.get(), bytes.data(), bytes.size(), 0) !=
@@ -124,28 +166,63 @@ bool Listener::route(Pending& pending) {
   ::setsockopt(pending.socket.get(), SOL_SOCKET, SO_RCVLOWAT, &any, sizeof(any));
   if (preface->kind == ConnectionKind::kControl) {
     start_session(*preface, std::move(pending.socket));
-    return true;
+  } else {
+    pass_pages(*preface, std::move(pending.socket));
   }
+  return true;
+}
+
+// One that is still to be known takes none, nor does anyone a second: the link must not fill up.
+void Listener::pass_pages(const Preface& preface, UniqueFd socket) {
   for (auto& [pid, session] : sessions_) {
-    if (session.migration_id != preface->migration_id) continue;
+    if (session.migration_id != preface.migration_id || session.has_pages) continue;
+    if (!is_peer_known(session.link, session.peer_known)) continue;
+    session.has_pages = true;
     try {
-      send_fd(session.link.get(), pending.socket.get());
+      send_fd(session.link.get(), socket.get());
     } catch (const Error& error) {
-      log_warning("migration={} page connection lost: {}", preface->migration_id, error.what());
+      log_warning("migration={} page connection lost: {}", preface.migration_id, error.what());
     }
-    return true;
+    return;
   }
-  log_warning("page connection refused: no migration {}", preface->migration_id);
+  complain(
+      fmt::format("page connection refused: no migration {} waits for one", preface.migration_id));
+}
+
+bool Listener::make_room() {
+  std::size_t known = 0;
+  std::size_t strangers = 0;
+  auto oldest = sessions_.end();
+  for (auto at = sessions_.begin(); at != sessions_.end(); ++at) {
+    Session& session = at->second;
+    if (session.ending) continue;
+    if (is_peer_known(session.link, session.peer_known)) {
+      ++known;
+      continue;
+    }
+    ++strangers;
+    if (oldest == sessions_.end() || session.began_ns < oldest->second.began_ns) oldest = at;
+  }
+  if (known >= kSessionsMax) return false;
+  if (strangers < kStrangersMax) return true;
+  // It has shown no certificate, so there is nothing but its handshake.
+  complain(fmt::format("session dropped: {} have not shown who they are", strangers));
+  oldest->second.ending = true;
+  ::kill(oldest->first, SIGKILL);
   return true;
 }
 
 void Listener::start_session(const Preface& preface, UniqueFd socket) {
-  if (sessions_.size() >= kSessionsMax) {
-    log_warning("migration={} refused: {} are in course", preface.migration_id, sessions_.size());
+  if (!make_room()) {
+    complain(fmt::format("migration={} refused: {} are in course", preface.migration_id,
+                         sessions_.size()));
     return;
   }
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw_system("socketpair");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    log_error("migration={} socketpair: {}", preface.migration_id, errno_text(errno));
+    return;
+  }
   UniqueFd here(ends[0]);
   UniqueFd there(ends[1]);
   const pid_t pid = ::fork();
@@ -163,7 +240,7 @@ void Listener::start_session(const Preface& preface, UniqueFd socket) {
     ::_exit(run_session(options_, preface.migration_id, std::move(socket), std::move(there)));
   }
   log_info("migration={} session={}", preface.migration_id, pid);
-  sessions_.emplace(pid, Session{preface.migration_id, std::move(here)});
+  sessions_.emplace(pid, Session{preface.migration_id, std::move(here), monotonic_ns()});
 }
 
 void Listener::reap_sessions() {
@@ -174,9 +251,11 @@ void Listener::reap_sessions() {
     const auto session = sessions_.find(pid);
     if (session == sessions_.end()) continue;
     const std::string id = session->second.migration_id;
+    const bool known = is_peer_known(session->second.link, session->second.peer_known);
     sessions_.erase(session);
     log_info("migration={} session={} ended status={}", id, pid, status);
-    recover_destination(options_.state_dir, id);
+    // A stranger can name any migration, and has begun none.
+    if (known) recover_destination(options_.state_dir, id);
   }
 }
 

@@ -4,11 +4,18 @@
 //   main (this, single threaded, parses 32 plaintext bytes of each connection and no more)
 //    +- session of migration A  -- page-server of A
 //    +- session of migration B  -- page-server of B
+//
+// Whoever reaches the port can open connections, send a preface and never finish a handshake. What
+// strangers hold is bounded, and they make room for each other, the oldest first: who has a
+// certificate shows it within milliseconds. A session tells over its link that its peer has.
 #pragma once
 
+#include <poll.h>
 #include <sys/types.h>
 
+#include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -33,21 +40,34 @@ class Listener {
   };
   struct Session {
     std::string migration_id;
-    UniqueFd link;  // page connections go over it
+    UniqueFd link;  // one page connection goes over it, and kPeerKnown comes back
+    std::int64_t began_ns = 0;
+    bool peer_known = false;
+    bool has_pages = false;
+    bool ending = false;  // killed to make room
   };
 
   void accept_connection();
+  // `ready` is what poll(2) said of each.
+  void serve_pending(std::span<const pollfd> ready);
   // True when the connection is dealt with, one way or the other.
-  bool route(Pending& pending);
+  bool route(Pending& pending, short events);
   void start_session(const Preface& preface, UniqueFd socket);
+  // False when as many migrations as there may be are in course.
+  bool make_room();
+  void pass_pages(const Preface& preface, UniqueFd socket);
   void reap_sessions();
   int poll_timeout_ms() const;
+  // What strangers do is told once a second at most: they must not fill the log.
+  void complain(const std::string& what);
 
   DestOptions options_;
   UniqueFd listening_;
   UniqueFd signals_;
   std::vector<Pending> pending_;
   std::map<pid_t, Session> sessions_;
+  std::int64_t complained_ns_ = 0;
+  std::uint64_t untold_ = 0;  // complaints since then
 };
 
 }  // namespace godwit

@@ -3,6 +3,7 @@
 
 #include "common/base/log.h"
 #include "common/base/standard_fds.h"
+#include "common/kernel/agent_privileges.h"
 #include "common/wire/key_folder.h"
 #include "dest-agent/listener.h"
 #include "dest-agent/options.h"
@@ -15,6 +16,10 @@ int main(int argc, char** argv) {
   if (!line.options) return line.exit_code;
   set_up_log("dest-agent", line.options->log_level);
   try {
+    if (const std::string missing = missing_privileges(); !missing.empty()) {
+      throw Refused("agent-lacks-privilege", missing,
+                    "run it as root with its capabilities: it builds processes of any user");
+    }
     load_keys(line.options->keys, "destination");
     recover_destinations(line.options->state_dir);
     Listener(*line.options).run();

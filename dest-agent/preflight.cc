@@ -9,6 +9,7 @@
 #include "common/base/error.h"
 #include "common/base/unique_fd.h"
 #include "common/kernel/cgroup_fs.h"
+#include "dest-agent/kernel_probe.h"
 #include "dest-agent/restore/credentials.h"
 #include "dest-agent/restore/filesystem_context.h"
 #include "dest-agent/restore/mappings.h"
@@ -100,10 +101,6 @@ void check_memory(std::uint64_t resident_bytes, Findings& findings) {
 }
 
 void check_host(Findings& findings) {
-  if (::access("/proc/self/timens_offsets", W_OK) != 0) {
-    refuse(findings, "no-time-namespace", "kernel", "the destination has no time namespaces",
-           "boot a kernel with CONFIG_TIME_NS");
-  }
   try {
     find_cgroup_mount();
   } catch (const Error& error) {
@@ -119,6 +116,7 @@ std::string preflight_destination(const proto::PreflightRequest& request, const 
   check_memory(request.resident_bytes(), findings);
   std::string pids = hello.pids() == "auto" ? "same" : hello.pids();
   for (const proto::Process& process : request.snapshot().processes()) {
+    probe_kernel(process, hello.migration_id(), findings);
     const std::string chosen = choose_pids(process, hello.pids(), findings);
     if (chosen == "namespace") pids = chosen;
     check_files(process, findings);

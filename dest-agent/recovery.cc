@@ -74,6 +74,7 @@ void await_end(const ProcessMark& mark) {
 RecoveryFacts find_facts(const JournalRecord& record) {
   RecoveryFacts facts;
   facts.agent_alive = is_alive(record.agent);
+  if (facts.agent_alive) return facts;  // its own affair: nothing is touched
   facts.group_exists = !record.cgroup_path.empty() && std::filesystem::exists(record.cgroup_path);
   if (facts.group_exists) {
     FreezerGroup group = FreezerGroup::adopt(record.cgroup_path);

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -163,13 +164,21 @@ void converse(Incoming& incoming, Channel& control, int page_connections) {
   }
 }
 
-int serve(const DestOptions& options, const std::string& migration_id, UniqueFd socket,
-          const UniqueFd& page_connections) {
+// A certificate that has expired is shown all the same: the source then says what is wrong.
+Channel accept_control(UniqueFd socket, const KeyFolder& keys, const UniqueFd& link) {
   notice_lost_peer(socket.get());
   give_room_for_messages(socket.get());
-  const KeyFolder keys = load_keys(options.keys, "destination");
   Channel control(TlsStream::accept(std::move(socket), to_tls_material(keys),
                                     monotonic_ns() + kHandshakeTimeoutNs));
+  // A daemon that is gone passes no page connection either.
+  if (::send(link.get(), &kPeerKnown, 1, MSG_NOSIGNAL) != 1) log_debug("the daemon is gone");
+  return control;
+}
+
+int serve(const DestOptions& options, const std::string& migration_id, UniqueFd socket,
+          const UniqueFd& link) {
+  const KeyFolder keys = load_keys(options.keys, "destination", KeyValidity::kJudgedByPeer);
+  Channel control = accept_control(std::move(socket), keys, link);
   proto::Envelope first = control.receive(monotonic_ns() + kHandshakeTimeoutNs);
   if (first.has_outcome_request()) {
     serve_outcome(options, control, first.outcome_request());
@@ -183,7 +192,7 @@ int serve(const DestOptions& options, const std::string& migration_id, UniqueFd 
   try {
     Incoming incoming(options, keys, control, first.hello());
     try {
-      converse(incoming, control, page_connections.get());
+      converse(incoming, control, link.get());
       return 0;
     } catch (const std::exception& error) {
       if (incoming.committed()) {
@@ -211,9 +220,9 @@ int serve(const DestOptions& options, const std::string& migration_id, UniqueFd 
 }  // namespace
 
 int run_session(const DestOptions& options, const std::string& migration_id, UniqueFd control,
-                UniqueFd page_connections) {
+                UniqueFd link) {
   try {
-    return serve(options, migration_id, std::move(control), page_connections);
+    return serve(options, migration_id, std::move(control), link);
   } catch (const std::exception& error) {
     log_error("migration={} {}", migration_id, error.what());
     return 1;

@@ -8,11 +8,14 @@
 
 namespace godwit {
 
-// Serves a control connection until it has ended, one way or the other. `page_connections`: a
-// socket over which the daemon passes this migration's page connection. Returns the process's exit
-// status; throws nothing. What is left behind when it is killed is removed by
+// What a session writes to its link once the peer has shown a certificate that is accepted.
+inline constexpr char kPeerKnown = 'K';
+
+// Serves a control connection until it has ended, one way or the other. `link`: a socket to the
+// daemon, which passes this migration's page connection over it and reads kPeerKnown. Returns the
+// process's exit status; throws nothing. What is left behind when it is killed is removed by
 // recover_destination().
 int run_session(const DestOptions& options, const std::string& migration_id, UniqueFd control,
-                UniqueFd page_connections);
+                UniqueFd link);
 
 }  // namespace godwit

@@ -166,9 +166,9 @@ void DestServer::place_frames() try {
 
 int serve_destination(PageServiceLink& link) {
   // Never destroyed: its threads wait in the kernel for good and end with the process.
-  auto* server = new DestServer(link);
+  static DestServer& server = *new DestServer(link);
   while (auto order = link.receive_order()) {
-    if (!server->carry_out(*order)) return link.has_failed() ? 1 : 0;
+    if (!server.carry_out(*order)) return link.has_failed() ? 1 : 0;
   }
   return 1;  // the agent is gone
 }

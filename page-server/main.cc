@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <string>
 
 #include "common/base/log.h"
@@ -39,7 +40,7 @@ int run(const Options& options) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   // Each thread's arena would keep memory of its own.
   mallopt(M_ARENA_MAX, 1);
   tzset();
@@ -64,4 +65,7 @@ int main(int argc, char** argv) {
                      options.verbose ? godwit::LogLevel::kDebug : godwit::LogLevel::kWarning);
   // The process ends here and now: threads may wait in the kernel for good.
   _exit(run(options));
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "page-server: %s\n", error.what());
+  return 1;
 }

@@ -12,7 +12,7 @@ void die(PageServiceLink& link, const std::string& story) {
     proto::PageReport report;
     report.mutable_failed()->set_story(story);
     link.send(report);
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     log_error("{} (and the agent cannot be told: {})", story, error.what());
   }
   _exit(1);  // other threads may wait for good; nothing here needs putting right

@@ -201,6 +201,8 @@ TEST_F(PageServerTest, SlowLinkDoesNotGrowMemory) {
   have_.fill(memory, 14);
   start(16 * kMiB);
   set_areas(1, {{memory}});
+  const std::uint64_t source_before_kib = status_kib(source_.pid(), "VmRSS");
+  const std::uint64_t destination_before_kib = status_kib(destination_.pid(), "VmRSS");
   const std::int64_t start_ns = monotonic_ns();
   order_round(1, 1, false);
   std::uint64_t source_kib = 0;
@@ -212,8 +214,9 @@ TEST_F(PageServerTest, SlowLinkDoesNotGrowMemory) {
   }
   const double seconds = static_cast<double>(monotonic_ns() - start_ns) / 1e9;
   EXPECT_GT(seconds, 0.8);  // 16 MiB at 16 MiB/s, less the burst
-  EXPECT_LT(source_kib, 20u << 10);
-  EXPECT_LT(destination_kib, 20u << 10);
+  // A few frames wait, not what there is to send; a sanitizer's own memory is there before.
+  EXPECT_LT(source_kib, source_before_kib + (12u << 10));
+  EXPECT_LT(destination_kib, destination_before_kib + (12u << 10));
   // Its agent hears all the while how far it is.
   ASSERT_EQ(source_.link().receive(in_seconds(1)).scanned().pages(), 4096U);
   std::uint64_t told_pages = 0;
@@ -225,7 +228,8 @@ TEST_F(PageServerTest, SlowLinkDoesNotGrowMemory) {
   }
   EXPECT_GE(told, 2);
   EXPECT_LE(told_pages, 4096U);
-  std::printf("resident: source %lu KiB, destination %lu KiB\n", source_kib, destination_kib);
+  std::printf("resident: source %lu KiB after %lu, destination %lu KiB after %lu\n", source_kib,
+              source_before_kib, destination_kib, destination_before_kib);
 }
 
 TEST_F(PageServerTest, FramesWaitForTheirGeneration) {

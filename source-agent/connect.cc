@@ -1,10 +1,12 @@
 // The steps that touch nothing: everything that would stop the migration is found here, at once.
 #include <unistd.h>
 
+#include <ctime>
 #include <optional>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/printable.h"
 #include "common/kernel/cgroup_fs.h"
 #include "common/kernel/proc_fdinfo.h"
 #include "common/kernel/proc_status.h"
@@ -55,6 +57,11 @@ bool gather(Findings& findings, const std::string& object, Step step) {
 void preflight_host(Migration& migration, Findings& findings) {
   gather(findings, "key folder",
          [&] { migration.keys = load_keys(migration.options.keys, "source"); });
+  if (!migration.keys.certificate_pem.empty()) {
+    if (auto soon = expiry_warning(migration.keys, ::time(nullptr))) {
+      findings.push_back(std::move(*soon));
+    }
+  }
   const std::optional<TrackerKind> tracker = probe_tracker();
   if (tracker) {
     migration.tracker = *tracker;
@@ -94,6 +101,12 @@ bool preflight_here(Migration& migration, bool check_only) {
   return ordinary;
 }
 
+// Whoever can't be sure yet who the other side is closes without a word.
+std::string hint_for(const Error& error) {
+  const bool wordless = error.hint().empty() && error.code() == ECONNRESET;
+  return wordless ? "the log of dest-agent says why" : error.hint();
+}
+
 // Nothing has been touched yet: a destination that can't be talked to is a refusal.
 Channel reach_destination(const Migration& migration) {
   try {
@@ -102,7 +115,22 @@ Channel reach_destination(const Migration& migration) {
     const char* id = "destination-unreachable";
     if (error.code() == EACCES) id = "certificate-refused";
     if (error.code() == EPROTO) id = "destination-not-godwit";
-    throw Refused(id, error.what(), error.hint());
+    throw Refused(id, error.what(), hint_for(error));
+  }
+}
+
+// Nothing was touched yet: without an answer the migration is refused, not rolled back.
+template <typename Question>
+proto::Envelope ask(Migration& migration, proto::Envelope::BodyCase answer, Question question) {
+  try {
+    migration.control->send_body(std::move(question));
+    return await_envelope(migration, answer, monotonic_ns() + kAnswerTimeoutNs);
+  } catch (const Cancelled&) {
+    throw;
+  } catch (const PeerAborted& error) {
+    throw Refused("destination-refused", error.what(), error.hint());
+  } catch (const Error& error) {
+    throw Refused("destination-unreachable", error.what(), hint_for(error));
   }
 }
 
@@ -112,9 +140,8 @@ bool connect(Migration& migration, bool check_only) {
   const bool reached = gather(findings, migration.options.to.text(),
                               [&] { migration.control.emplace(reach_destination(migration)); });
   if (!reached) return false;
-  migration.control->send_body(make_hello(migration, check_only));
   const proto::HelloAnswer answer =
-      await_envelope(migration, proto::Envelope::kHelloAnswer, monotonic_ns() + kAnswerTimeoutNs)
+      ask(migration, proto::Envelope::kHelloAnswer, make_hello(migration, check_only))
           .hello_answer();
   migration.page_token = answer.page_token();
   enter_next(migration, Event::kConnected);
@@ -146,11 +173,16 @@ void preflight_there(Migration& migration) {
   request.set_resident_bytes(migration.report.resident_bytes);
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
   migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
-  migration.control->send_body(request);
-  const proto::PreflightAnswer answer = await_envelope(migration, proto::Envelope::kPreflightAnswer,
-                                                       monotonic_ns() + kAnswerTimeoutNs)
-                                            .preflight_answer();
-  Findings there(answer.findings().begin(), answer.findings().end());
+  const proto::Envelope envelope =
+      ask(migration, proto::Envelope::kPreflightAnswer, std::move(request));
+  Findings there;
+  for (const proto::Finding& told : envelope.preflight_answer().findings()) {
+    proto::Finding& finding = there.emplace_back(told);
+    finding.set_object(printable(told.object()));
+    finding.set_problem(printable(told.problem()));
+    finding.set_way_out(printable(told.way_out()));
+  }
+  const proto::PreflightAnswer& answer = envelope.preflight_answer();
   forget_closed(migration.options.pid, process.fd_table(), there);
   findings.insert(findings.end(), there.begin(), there.end());
   migration.report.pids = answer.pids();

@@ -16,6 +16,7 @@
 
 #include "common/base/error.h"
 #include "common/base/unique_fd.h"
+#include "common/kernel/agent_privileges.h"
 #include "common/kernel/proc_stat.h"
 #include "common/kernel/proc_status.h"
 #include "source-agent/capture/task_identity.h"
@@ -171,9 +172,9 @@ void check_rest(pid_t pid, Findings& findings) {
 
 Findings preflight_process(pid_t pid) {
   Findings findings;
-  if (::geteuid() != 0) {
-    refuse(findings, "agent-lacks-privilege", "migrate", "it does not run as root",
-           "run it as root: it stops the process and reads its memory");
+  if (const std::string missing = missing_privileges(); !missing.empty()) {
+    refuse(findings, "agent-lacks-privilege", "migrate", missing,
+           "run it as root with its capabilities: it stops the process and reads its memory");
     return findings;
   }
   if (pid == ::getpid()) {

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "common/base/log.h"
+#include "common/kernel/agent_privileges.h"
 #include "common/kernel/cgroup_fs.h"
 #include "common/network/addresses.h"
 #include "common/remote/remote_task.h"
@@ -159,6 +160,7 @@ void find_unsettled(const MigrateOptions& options, Findings& findings) {
 }
 
 void recover_before(const MigrateOptions& options) {
+  if (!missing_privileges().empty()) return;  // preflight tells
   const JournalFolder folder(options.state_dir);
   for (const JournalRecord& record : folder.load_all("source").records) {
     if (is_alive(record.agent)) continue;
@@ -175,6 +177,9 @@ void recover_before(const MigrateOptions& options) {
 
 bool run_recover(const MigrateOptions& options,
                  const std::function<void(const std::string&)>& progress) {
+  if (const std::string missing = missing_privileges(); !missing.empty()) {
+    throw Refused("agent-lacks-privilege", missing, "run it as root with its capabilities");
+  }
   const JournalFolder folder(options.state_dir);
   const JournalFolder::Contents contents = folder.load_all("source");
   for (const std::string& broken : contents.broken) progress("cannot be read: " + broken);

@@ -5,16 +5,31 @@ extern "C" {
 #include <nftables/libnftables.h>
 }
 
+#include <linux/netlink.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <cerrno>
 
 #include "common/base/error.h"
+#include "common/base/unique_fd.h"
 
 namespace godwit {
 
 void Nftables::Deleter::operator()(nft_ctx* context) const { nft_ctx_free(context); }
 
-Nftables::Nftables() : context_(nft_ctx_new(NFT_CTX_DEFAULT)) {
+namespace {
+
+// The library ends the process where there is no such socket.
+nft_ctx* new_context() {
+  const UniqueFd probe(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
+  if (!probe.valid()) throw_system("nftables: netlink socket");
+  return nft_ctx_new(NFT_CTX_DEFAULT);
+}
+
+}  // namespace
+
+Nftables::Nftables() : context_(new_context()) {
   if (!context_) throw_errno(ENOMEM, "nftables context");
   nft_ctx_buffer_error(context_.get());
   nft_ctx_buffer_output(context_.get());

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <random>
 #include <thread>
 
 #include "common/base/error.h"
@@ -70,6 +71,26 @@ TEST(Journal, RefusesWhatIsNone) {
   std::string wrong_type = journal_json(example());
   wrong_type.replace(wrong_type.find("100"), 3, "\"a\"");
   EXPECT_THROW(parse_journal(wrong_type), Error);
+}
+
+// What a crash of the host or a bad disk leaves: refused, or read as something.
+TEST(Journal, TakesOrRefusesWhatIsDamaged) {
+  const std::string good = journal_json(example());
+  std::mt19937 random(13);
+  int refused = 0;
+  for (std::size_t bytes = 0; bytes + 2 < good.size(); ++bytes) {
+    EXPECT_THROW(parse_journal(good.substr(0, bytes)), Error) << "cut after " << bytes;
+  }
+  for (int turn = 0; turn < 2000; ++turn) {
+    std::string text = good;
+    text[random() % text.size()] ^= static_cast<char>(1 << (random() % 8));
+    try {
+      parse_journal(text);
+    } catch (const Error&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 500);
 }
 
 TEST_F(JournalFolderTest, IsSettledByOneAtATime) {

@@ -10,6 +10,7 @@
 
 #include "common/base/error.h"
 #include "common/base/page_range.h"
+#include "common/base/printable.h"
 #include "common/model/snapshot.h"
 
 namespace godwit {
@@ -30,20 +31,11 @@ template <typename... Args>
   throw Error("malformed description: " + fmt::format(format, std::forward<Args>(args)...), EPROTO);
 }
 
-// A peer's text in our message: nothing that a terminal obeys or that ends the message early.
-std::string printable(std::string text) {
-  constexpr std::size_t kShown = 200;
-  if (text.size() > kShown) text.resize(kShown);
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';
-  }
-  return text;
-}
-
 void check_path(const std::string& path, std::string_view what) {
   if (path.empty() || path.front() != '/' || path.size() >= kPathMaximum ||
       path.find('\0') != std::string::npos) {
-    malformed("{}: '{}' is no absolute path", what, printable(path));
+    constexpr std::size_t kShown = 200;
+    malformed("{}: '{}' is no absolute path", what, printable(path.substr(0, kShown)));
   }
 }
 
@@ -129,7 +121,8 @@ void check_area(const proto::Mapping& area, const proto::Mappings& mappings, Add
   if ((area.protection() & ~kProtection) != 0) {
     malformed("{}: protection {:#x}", what, area.protection());
   }
-  if ((area.flags() & ~known_area_flags()) != 0) malformed("{}: flags {:#x}", what, area.flags());
+  static const std::uint64_t known_flags = known_area_flags();
+  if ((area.flags() & ~known_flags) != 0) malformed("{}: flags {:#x}", what, area.flags());
   if (area.offset() % kPageSize != 0) malformed("{}: offset {}", what, area.offset());
   if (area.name().find('\0') != std::string::npos) malformed("{}: its name", what);
   switch (area.backing()) {

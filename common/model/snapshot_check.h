@@ -1,6 +1,8 @@
 // Judges a description that came over the wire before anything is built from it: that it is whole,
 // refers only to what it contains, and holds no value that could not have come from a kernel. A
 // peer with a certificate may still be wrong; what restores may then rely on what is checked here.
+// The last description comes in the blackout and is not judged again: what takes foreign numbers
+// from it checks them where it uses them.
 #pragma once
 
 #include "proto/snapshot.pb.h"

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <functional>
+#include <random>
 
 #include "common/base/error.h"
 #include "common/model/snapshot.h"
@@ -205,6 +206,27 @@ INSTANTIATE_TEST_SUITE_P(
                "5 unsent bytes of 0"},
         Damage{"UdpFamily", [](P& p) { add_file(p).mutable_udp_socket(); }, "address family 0"}),
     [](const auto& info) { return info.param.name; });
+
+TEST(CheckSnapshot, TakesOrRefusesDamagedBytes) {
+  const std::string good = example().SerializeAsString();
+  std::mt19937 random(17);
+  int refused = 0;
+  for (int turn = 0; turn < 3000; ++turn) {
+    std::string bytes = good;
+    for (unsigned flips = 1 + random() % 3; flips > 0; --flips) {
+      bytes[random() % bytes.size()] ^= static_cast<char>(1 << (random() % 8));
+    }
+    proto::Snapshot snapshot;
+    if (!snapshot.ParseFromString(bytes)) continue;
+    try {
+      check_snapshot(snapshot, SnapshotPart::kWhole);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), EPROTO) << error.what();
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 100);
+}
 
 TEST(CheckSnapshot, RefusesOtherVersionsAndTrees) {
   proto::Snapshot snapshot = example();

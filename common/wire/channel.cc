@@ -4,6 +4,8 @@
 #include <array>
 #include <span>
 
+#include "common/base/printable.h"
+
 namespace godwit {
 namespace {
 
@@ -105,8 +107,8 @@ proto::Envelope Channel::receive(std::int64_t deadline_ns) {
 
 void Channel::check_not_aborted(const proto::Envelope& envelope) const {
   if (!envelope.has_abort()) return;
-  throw PeerAborted(fmt::format("{}: {}", peer_name(), envelope.abort().story()), 0,
-                    envelope.abort().hint());
+  throw PeerAborted(fmt::format("{}: {}", peer_name(), printable(envelope.abort().story())), 0,
+                    printable(envelope.abort().hint()));
 }
 
 void Channel::refuse_unexpected(const proto::Envelope& envelope,

@@ -7,6 +7,7 @@
 #include <exception>
 #include <functional>
 #include <optional>
+#include <random>
 #include <thread>
 
 #include "common/base/clock.h"
@@ -150,6 +151,19 @@ TEST(Channel, TellsAbortAsThePeersStory) {
   EXPECT_EQ(channels.source.receive_body<proto::Abort>(soon()).story(), "out of memory");
 }
 
+TEST(Channel, APeersWordsCannotWriteToATerminal) {
+  Channels channels = connect_channels();
+  proto::Abort abort;
+  abort.set_story("no\x1b[2J\nroom");
+  channels.source.send_body(abort);
+  try {
+    channels.destination.receive_body<proto::Commit>(soon());
+    FAIL() << "no error";
+  } catch (const PeerAborted& error) {
+    EXPECT_STREQ(error.what(), "host-source: no?[2J?room");
+  }
+}
+
 TEST(Channel, NamesAMessageThatHasNoPlaceHere) {
   Channels channels = connect_channels();
   channels.source.send_body(proto::Finish{});
@@ -178,6 +192,33 @@ TEST(Channel, RefusesWhatIsNoMessage) {
   EXPECT_EQ(receive_raw({0, 0, 0}), ECONNRESET);                   // cut in the size
   EXPECT_EQ(receive_raw({9, 0, 0, 0, 1}), ECONNRESET);             // cut in the message
   EXPECT_EQ(receive_raw({}), ECONNRESET);
+}
+
+// A peer with a certificate may be wrong in any way: each message is taken, or refused as none.
+TEST(Channel, TakesOrRefusesDamagedMessages) {
+  proto::Envelope envelope;
+  proto::Hello& hello = *envelope.mutable_hello();
+  hello.set_migration_id("0123456789abcdef");
+  hello.mutable_source()->set_host_name("alpha");
+  hello.mutable_source()->set_vdso_hash(~0ULL);
+  const std::string good = envelope.SerializeAsString();
+  Streams streams = connect_streams();
+  Channel destination(std::move(streams.destination));
+  std::mt19937 random(11);
+  int refused = 0;
+  for (int turn = 0; turn < 2000; ++turn) {
+    std::string message = good.substr(0, turn % 2 == 0 ? good.size() : random() % good.size());
+    for (unsigned flips = random() % 4; flips > 0 && !message.empty(); --flips) {
+      message[random() % message.size()] ^= static_cast<char>(1 << (random() % 8));
+    }
+    std::vector<std::byte> raw{static_cast<std::byte>(message.size()), {}, {}, {}};
+    for (const char byte : message) raw.push_back(static_cast<std::byte>(byte));
+    streams.source.write(raw, soon());
+    const int code = code_of([&] { destination.receive(soon()); });
+    ASSERT_TRUE(code == -1 || code == EPROTO) << code << " in turn " << turn;
+    refused += code == EPROTO;
+  }
+  EXPECT_GT(refused, 500);
 }
 
 TEST(Channel, TellsAnOrderlyEndBetweenMessages) {

@@ -3,7 +3,9 @@
 #include <openssl/objects.h>
 #include <openssl/x509.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <ctime>
 
 #include "common/base/error.h"
 #include "common/base/unique_fd.h"
@@ -51,9 +53,15 @@ void check_validity(const std::string& dir, const X509& certificate, std::string
   }
 }
 
+std::int64_t end_of(const X509& certificate) {
+  std::tm parts{};
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(&certificate), &parts) != 1) return 0;
+  return ::timegm(&parts);
+}
+
 std::string role_of(const X509& certificate) {
   const std::string unit = subject_entry(certificate, NID_organizationalUnitName);
-  for (const std::string role : {"source", "destination"}) {
+  for (const char* role : {"source", "destination"}) {
     if (unit == tls_role_unit(role)) return role;
   }
   return {};
@@ -61,8 +69,9 @@ std::string role_of(const X509& certificate) {
 
 }  // namespace
 
-KeyFolder load_keys(const std::string& dir) {
+KeyFolder load_keys(const std::string& dir, KeyValidity validity) {
   KeyFolder keys;
+  keys.dir = dir;
   keys.certificate_pem = read_key_file(dir, kHostCertificateFile);
   keys.private_key_pem = read_key_file(dir, kHostKeyFile);
   keys.authority_pem = read_key_file(dir, kAuthorityFile);
@@ -87,15 +96,18 @@ KeyFolder load_keys(const std::string& dir) {
                               kHostCertificateFile, kAuthorityFile),
                   "every host's folder must come from the same `migrate keys init`");
   }
-  check_validity(dir, *certificate, kHostCertificateFile);
-  check_validity(dir, *authority, kAuthorityFile);
+  if (validity == KeyValidity::kRequired) {
+    check_validity(dir, *certificate, kHostCertificateFile);
+    check_validity(dir, *authority, kAuthorityFile);
+  }
   keys.host_name = subject_entry(*certificate, NID_commonName);
   keys.role = role_of(*certificate);
+  keys.valid_until_unix_s = std::min(end_of(*certificate), end_of(*authority));
   return keys;
 }
 
-KeyFolder load_keys(const std::string& dir, std::string_view role) {
-  KeyFolder keys = load_keys(dir);
+KeyFolder load_keys(const std::string& dir, std::string_view role, KeyValidity validity) {
+  KeyFolder keys = load_keys(dir, validity);
   if (keys.role != role) {
     throw Refused("keys-wrong-role",
                   fmt::format("the certificate in {} is for the role {}, here {} is needed", dir,
@@ -105,6 +117,22 @@ KeyFolder load_keys(const std::string& dir, std::string_view role) {
                               role));
   }
   return keys;
+}
+
+std::optional<proto::Finding> expiry_warning(const KeyFolder& keys, std::int64_t now_unix_s) {
+  constexpr std::int64_t kSoonS = 24LL * 3600;
+  const std::int64_t left_s = keys.valid_until_unix_s - now_unix_s;
+  if (left_s > kSoonS) return std::nullopt;
+  proto::Finding finding;
+  finding.set_warning(true);
+  finding.set_id("keys-expire-soon");
+  finding.set_object(keys.dir);
+  finding.set_problem(
+      fmt::format("the certificate of {} expires in {} minutes; a connection that "
+                  "has to be made again after that is refused",
+                  keys.host_name, std::max<std::int64_t>(left_s, 0) / 60));
+  finding.set_way_out("issue a new one with `migrate keys issue`");
+  return finding;
 }
 
 TlsMaterial to_tls_material(const KeyFolder& keys) {

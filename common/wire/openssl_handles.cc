@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include "common/base/error.h"
+#include "common/base/printable.h"
 #include "common/wire/tls_errors.h"
 
 namespace godwit {
@@ -66,8 +67,8 @@ std::string subject_entry(const X509& certificate, int nid) {
   const int at = X509_NAME_get_index_by_NID(name, nid, -1);
   if (at < 0) return {};
   const ASN1_STRING* value = X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at));
-  return std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(value)),
-                     static_cast<std::size_t>(ASN1_STRING_length(value)));
+  return printable(std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(value)),
+                               static_cast<std::size_t>(ASN1_STRING_length(value))));
 }
 
 std::string time_text(const ASN1_TIME& time) {

@@ -30,7 +30,8 @@ KeyHandle try_parse_key(const std::string& pem);
 std::string to_pem(X509& certificate);
 std::string to_pem(EVP_PKEY& key);
 
-// The first entry of this kind (NID_commonName, ...) in the subject, empty if there is none.
+// The first entry of this kind (NID_commonName, ...) in the subject, empty if there is none. It may
+// be a stranger's and goes to logs and terminals: it is printable.
 std::string subject_entry(const X509& certificate, int nid);
 // "2026-03-01 12:00:00 UTC".
 std::string time_text(const ASN1_TIME& time);

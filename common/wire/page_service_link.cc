@@ -147,7 +147,14 @@ bool PageServiceLink::receive_message(google::protobuf::MessageLite& message,
 
 void PageServiceLink::send(const proto::PageOrder& order, std::span<const int> fds,
                            std::int64_t deadline_ns) {
-  send_message(order, fds, deadline_ns);
+  try {
+    send_message(order, fds, deadline_ns);
+  } catch (const Error& error) {
+    if (error.code() != ECONNRESET) throw;
+    // What it said before it ended is the story; what comes before that answers earlier orders. The
+    // end of the stream is an Error too.
+    for (;;) receive(deadline_ns);
+  }
 }
 
 void PageServiceLink::send(const proto::PageReport& report) {

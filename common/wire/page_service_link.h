@@ -37,8 +37,10 @@ class PageServiceLink {
   static std::pair<UniqueFd, UniqueFd> make_sockets();
   explicit PageServiceLink(UniqueFd socket) : socket_(std::move(socket)) {}
 
-  // --- The agent's end. Errors: ETIMEDOUT, or ECONNRESET: the page server is gone.
-  // ---------------- The descriptors are duplicated; the caller keeps its own.
+  // --- The agent's end. Errors: ETIMEDOUT; ECONNRESET: the page server is gone without a word; the
+  // story of its Failed report.
+  //
+  // The descriptors are duplicated; the caller keeps its own.
   void send(const proto::PageOrder& order, std::span<const int> fds = {},
             std::int64_t deadline_ns = kNoDeadline);
   // The next report; a Failed one is thrown as an Error that tells its story.

@@ -92,6 +92,21 @@ TEST_F(PageServiceLinkTest, AVanishedPeerIsTold) {
   EXPECT_THROW(agent_->send(proto::PageOrder()), Error);  // and no SIGPIPE
 }
 
+TEST_F(PageServiceLinkTest, AnOrderThatComesTooLateTellsWhy) {
+  proto::PageReport report;
+  report.mutable_ready();
+  server_->send(report);
+  report.mutable_failed()->set_story("the certificate has expired");
+  server_->send(report);
+  server_.reset();
+  try {
+    agent_->send(proto::PageOrder());
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("the certificate has expired"));
+  }
+}
+
 TEST_F(PageServiceLinkTest, TheEndOfTheAgentIsTheEndOfOrders) {
   agent_.reset();
   EXPECT_FALSE(server_->receive_order());

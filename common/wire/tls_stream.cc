@@ -17,6 +17,7 @@
 #include <cstring>
 
 #include "common/base/clock.h"
+#include "common/wire/openssl_handles.h"
 #include "common/wire/tls_errors.h"
 
 namespace godwit {
@@ -78,15 +79,6 @@ void use_authority(SSL_CTX* context, const std::string& authority_pem) {
   if (count == 0) fail("TLS: the authority's certificate cannot be read");
 }
 
-std::string subject_entry(X509* certificate, int nid) {
-  X509_NAME* subject = X509_get_subject_name(certificate);
-  const int at = X509_NAME_get_index_by_NID(subject, nid, -1);
-  if (at < 0) return {};
-  const ASN1_STRING* entry = X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at));
-  return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(entry)),
-          static_cast<std::size_t>(ASN1_STRING_length(entry))};
-}
-
 // What the verification of the peer has to know and leaves behind. Lives as long as the handshake.
 struct PeerCheck {
   std::string expected_unit;
@@ -102,8 +94,8 @@ int judge_peer(int accepted, X509_STORE_CTX* store) {
   auto* check = static_cast<PeerCheck*>(SSL_get_app_data(ssl));
   X509* leaf = X509_STORE_CTX_get0_cert(store);
   if (leaf == nullptr) return accepted;
-  check->name = subject_entry(leaf, NID_commonName);
-  check->unit = subject_entry(leaf, NID_organizationalUnitName);
+  check->name = subject_entry(*leaf, NID_commonName);
+  check->unit = subject_entry(*leaf, NID_organizationalUnitName);
   if (accepted == 1 && X509_STORE_CTX_get_error_depth(store) == 0 &&
       check->unit != check->expected_unit) {
     X509_STORE_CTX_set_error(store, X509_V_ERR_INVALID_PURPOSE);

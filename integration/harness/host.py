@@ -77,6 +77,45 @@ class Keys:
                         "--role", role, "--out", str(out)], check=True, capture_output=True,
                        text=True)
 
+    @staticmethod
+    def issue_for_seconds(folder: pathlib.Path, name: str, role: str, out: pathlib.Path,
+                          seconds: int) -> None:
+        """The same with openssl(1), for less than the day that `migrate keys` knows."""
+        Keys.issue(folder, name, role, out)
+        work = pathlib.Path(tempfile.mkdtemp(dir=folder))
+        (work / "index").touch()
+        (work / "serial").write_text("1000\n")
+        (work / "config").write_text(_OPENSSL_CONFIG.format(work=work))
+        start, end = (time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + offset))
+                      for offset in (-60, seconds))
+        subprocess.run(["openssl", "req", "-new", "-key", out / "host.key", "-subj",
+                        f"/OU=godwit-{role}/CN={name}", "-out", work / "request"], check=True,
+                       capture_output=True, text=True)
+        subprocess.run(["openssl", "ca", "-batch", "-notext", "-config", work / "config", "-in",
+                        work / "request", "-cert", folder / "ca.crt", "-keyfile",
+                        folder / "ca.key", "-startdate", start, "-enddate", end, "-out",
+                        out / "host.crt"], check=True, capture_output=True, text=True)
+
+
+_OPENSSL_CONFIG = """
+[ca]
+default_ca = test
+[test]
+database = {work}/index
+serial = {work}/serial
+new_certs_dir = {work}
+default_md = sha256
+unique_subject = no
+policy = names
+x509_extensions = host
+[names]
+organizationalUnitName = supplied
+commonName = supplied
+[host]
+basicConstraints = critical,CA:FALSE
+extendedKeyUsage = serverAuth,clientAuth
+"""
+
 
 class Agent:
     """A running dest-agent."""
