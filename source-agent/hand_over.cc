@@ -10,6 +10,7 @@
 #include "common/base/scope_exit.h"
 #include "common/base/steady_heap.h"
 #include "common/kernel/precedence.h"
+#include "common/model/report_text.h"
 #include "common/model/snapshot.h"
 #include "common/network/socket_address.h"
 #include "source-agent/migration.h"
