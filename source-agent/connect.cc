@@ -121,9 +121,10 @@ Channel reach_destination(const Migration& migration) {
 
 // Nothing was touched yet: without an answer the migration is refused, not rolled back.
 template <typename Question>
-proto::Envelope ask(Migration& migration, proto::Envelope::BodyCase answer, Question question) {
+proto::Envelope ask(Migration& migration, proto::Envelope::BodyCase answer,
+                    const Question& question) {
   try {
-    migration.control->send_body(std::move(question));
+    migration.control->send_body(question);
     return await_envelope(migration, answer, monotonic_ns() + kAnswerTimeoutNs);
   } catch (const Cancelled&) {
     throw;
@@ -173,8 +174,7 @@ void preflight_there(Migration& migration) {
   request.set_resident_bytes(migration.report.resident_bytes);
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
   migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
-  const proto::Envelope envelope =
-      ask(migration, proto::Envelope::kPreflightAnswer, std::move(request));
+  const proto::Envelope envelope = ask(migration, proto::Envelope::kPreflightAnswer, request);
   Findings there;
   for (const proto::Finding& told : envelope.preflight_answer().findings()) {
     proto::Finding& finding = there.emplace_back(told);

@@ -25,7 +25,7 @@ TEST(KeepStandardFds, FillsWhatIsClosed) {
               keep_standard_fds();
               const int next = ::open("/dev/null", O_RDONLY);
               char byte = 0;
-              if (next != 3) return 1;
+              if (next <= STDERR_FILENO) return 1;
               if (::read(0, &byte, 1) != 0) return 2;
               if (::write(1, "x", 1) >= 0 || ::write(2, "x", 1) >= 0) return 3;
               return 0;

@@ -185,7 +185,7 @@ TEST(Channel, RefusesWhatIsNoMessage) {
     return code_of([&] { destination.receive(soon()); });
   };
   EXPECT_EQ(receive_raw({0xff, 0xff, 0xff, 0xff}), EPROTO);        // 4 GiB
-  EXPECT_EQ(receive_raw({1, 0, 0, 4}), EPROTO);                    // a byte above the maximum
+  EXPECT_EQ(receive_raw({1, 0, 0, 0x20}), EPROTO);                 // a byte above the maximum
   EXPECT_EQ(receive_raw({0, 0, 0, 0}), EPROTO);                    // no body
   EXPECT_EQ(receive_raw({3, 0, 0, 0, 0xff, 0xff, 0xff}), EPROTO);  // no protobuf
   EXPECT_EQ(receive_raw({4, 0, 0, 0, 0xc2, 0x3e, 1, 0}), EPROTO);  // a field of the future
