@@ -164,7 +164,7 @@ class KnownPeers(BadInputCase):
     def test_no_message(self):
         """Sizes and bytes that are none, at the beginning and after Hello."""
         chance = random.Random(5)
-        nonsense = [b"\xff\xff\xff\xff", bytes(4), b"\x01\x00\x00\x04" + bytes(100),
+        nonsense = [b"\xff\xff\xff\xff", bytes(4), b"\x01\x00\x00\x20" + bytes(100),
                     b"\x05\x00\x00\x00\xff\xff\xff\xff\xff", b"\x03\x00\x00\x00\xfa\x07\x00",
                     *(len(data).to_bytes(4, "little") + data for data in
                       (chance.randbytes(chance.randrange(1, 3000)) for _ in range(12)))]
