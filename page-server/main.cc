@@ -22,7 +22,8 @@ struct Options {
   bool verbose = false;
 };
 
-int run(const Options& options) {
+// Ends the process while the link is still there: threads may be using it.
+[[noreturn]] void run(const Options& options) {
   godwit::close_other_fds(options.link_fd);
   godwit::PageServiceLink link{godwit::UniqueFd(options.link_fd)};
   try {
@@ -32,7 +33,7 @@ int run(const Options& options) {
     const bool absent_is_written = source && godwit::probe_absent_is_written();
     godwit::drop_privileges();
     godwit::filter_system_calls();
-    return source ? godwit::serve_source(link, absent_is_written) : godwit::serve_destination(link);
+    _exit(source ? godwit::serve_source(link, absent_is_written) : godwit::serve_destination(link));
   } catch (const std::exception& error) {
     godwit::die(link, error.what());
   }
@@ -63,8 +64,7 @@ int main(int argc, char** argv) try {
   CLI11_PARSE(app, argc, argv);
   godwit::set_up_log("page-server",
                      options.verbose ? godwit::LogLevel::kDebug : godwit::LogLevel::kWarning);
-  // The process ends here and now: threads may wait in the kernel for good.
-  _exit(run(options));
+  run(options);
 } catch (const std::exception& error) {
   std::fprintf(stderr, "page-server: %s\n", error.what());
   return 1;

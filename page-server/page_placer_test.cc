@@ -19,7 +19,7 @@ namespace {
 using ::testing::HasSubstr;
 using testing::TestChild;
 
-constexpr Address kBase = 0x200000000000;
+constexpr Address kBase = 0x550000000000;
 
 PageRange pages(std::uint64_t first, std::uint64_t count) {
   return {kBase + first * kPageSize, kBase + (first + count) * kPageSize};
@@ -159,7 +159,7 @@ TEST_F(PagePlacerTest, AnAreaWithoutMappingIsTold) {
   child.map(pages(0, 8));
   build(child, {pages(0, 8)});
   set_areas(1, {{pages(4, 8), AreaKind::kAnonymous, true}});
-  EXPECT_THAT(place(1, pages(6, 4), 'x'), HasSubstr("the page at 200000008000"));
+  EXPECT_THAT(place(1, pages(6, 4), 'x'), HasSubstr("the page at 550000008000"));
 }
 
 TEST_F(PagePlacerTest, TheSameAreasUnderALaterGeneration) {

@@ -26,7 +26,7 @@
 
 namespace godwit::testing {
 
-inline constexpr Address kBase = 0x200000000000;
+inline constexpr Address kBase = 0x550000000000;
 inline constexpr std::uint64_t kMiB = 1 << 20;
 
 inline PageRange pages(std::uint64_t first, std::uint64_t count, Address base = kBase) {
