@@ -178,7 +178,9 @@ TEST(ProgressTest, DoesNotWaitForATerminalThatIsStopped) {
   std::string all = terminal.written();  // the stop takes effect a moment after the key
   terminal.type('\x11');                 // Ctrl-Q
   progress.enter(State::kFreezing);
-  for (int i = 0; i < 20; ++i) {  // a terminal takes some KiB at once
+  // A terminal takes some KiB at once, and the key its time.
+  const std::int64_t deadline_ns = monotonic_ns() + 10'000'000'000;
+  while (all.find("Freezing") == std::string::npos && monotonic_ns() < deadline_ns) {
     progress.enter(State::kFreezing);
     all += terminal.written();
   }
