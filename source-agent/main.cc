@@ -42,7 +42,8 @@ void print_report(const MigrateOptions& options, const MigrationReport& report) 
 }
 
 int run_reported(const MigrateOptions& options) {
-  const CancelSignals signals;
+  // To the very end of the program: one that comes too late must not change its exit code.
+  [[maybe_unused]] static const CancelSignals& signals = *new CancelSignals;
   std::optional<ReportFile> file;
   if (options.json_path) file.emplace(*options.json_path);
   const MigrationReport report = run_shown(options);
