@@ -256,6 +256,7 @@ void Incoming::brace(const proto::Brace& brace) {
   skeleton_->mappings().release();
   keep_heap_steady();  // what was touched before is used up, or shared by a fork
   precedence_.emplace();
+  if (pages_) precedence_for_pages_.emplace(pages_->pid());
   control_.send_body(proto::Braced{});
 }
 
@@ -334,6 +335,7 @@ void Incoming::make_lasting() {
   if (lasting_) return;
   lasting_ = true;
   precedence_.reset();
+  precedence_for_pages_.reset();
   attempt("acknowledging", [&] { skeleton_->prompt_streams(network_.replay()); });
   attempt("delivering held packets", [&] { network_.deliver(); });
   attempt("outliving this agent", [&] { nursery_->outlive(); });

@@ -88,6 +88,7 @@ class Incoming {
   std::optional<FreezerGroup> group_;
   std::optional<Nursery> nursery_;
   std::optional<Skeleton> skeleton_;
+  std::optional<Precedence> precedence_for_pages_;
   std::optional<Precedence> precedence_;               // from Braced to the commit
   std::map<std::uint32_t, proto::TcpSocket> streams_;  // by file, until Final comes
   proto::Corrections early_corrections_;               // came before Commit

@@ -249,6 +249,7 @@ void hand_over(Migration& migration) {
   throw_if_cancelled();
   migration.progress.quiet();
   const Precedence precedence;
+  const Precedence for_pages(migration.pages->pid());
   PhaseClock clock(migration.report);
   const std::int64_t began_ns = stop_for_good(migration, clock);
   describe_final(migration, clock);

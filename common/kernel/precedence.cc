@@ -1,15 +1,38 @@
 #include "common/kernel/precedence.h"
 
+#include <unistd.h>
+
+#include "common/kernel/proc_status.h"
+
 namespace godwit {
 
-Precedence::Precedence() noexcept : policy_(::sched_getscheduler(0)) {
-  if (policy_ < 0 || ::sched_getparam(0, &param_) != 0) return;
+Precedence::Precedence() noexcept {
+  threads_.reserve(1);
+  give(::gettid());
+}
+
+Precedence::Precedence(pid_t process) {
+  for (const pid_t thread : list_threads(process)) give(thread);
+}
+
+void Precedence::give(pid_t thread) {
+  Before before;
+  before.thread = thread;
+  before.policy = ::sched_getscheduler(thread);
+  if (before.policy < 0 || ::sched_getparam(thread, &before.param) != 0) return;
   const sched_param lowest{::sched_get_priority_min(SCHED_FIFO)};
-  taken_ = ::sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &lowest) == 0;
+  if (::sched_setscheduler(thread, SCHED_FIFO | SCHED_RESET_ON_FORK, &lowest) != 0) return;
+  threads_.push_back(before);
 }
 
 Precedence::~Precedence() {
-  if (taken_) ::sched_setscheduler(0, policy_, &param_);
+  for (const Before& before : threads_) {
+    ::sched_setscheduler(before.thread, before.policy, &before.param);
+  }
+}
+
+bool has_precedence() noexcept {
+  return ::sched_getscheduler(0) == (SCHED_FIFO | SCHED_RESET_ON_FORK);
 }
 
 }  // namespace godwit

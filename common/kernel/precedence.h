@@ -1,25 +1,39 @@
 // Precedence over all ordinary work of the host, for the milliseconds of a blackout: real-time
-// scheduling (sched(7), SCHED_FIFO with the lowest priority). A process that has it is let on at
+// scheduling (sched(7), SCHED_FIFO with the lowest priority). A thread that has it is let on at
 // once when a message wakes it up, however busy the processors are.
 #pragma once
 
 #include <sched.h>
+#include <sys/types.h>
+
+#include <vector>
 
 namespace godwit {
 
-// The calling thread has it as long as the object lives; what it starts meanwhile does not. Where
-// the host forbids it (no CAP_SYS_NICE, no real-time share for the control group) nothing changes.
+// Given as long as the object lives; what the threads start meanwhile does not have it. Where the
+// host forbids it (no CAP_SYS_NICE, no real-time share for the control group) nothing changes.
 class Precedence {
  public:
+  // For the calling thread.
   Precedence() noexcept;
+  // For all threads that the process has now. Throws Error when its threads can't be listed.
+  explicit Precedence(pid_t process);
   Precedence(const Precedence&) = delete;
   Precedence& operator=(const Precedence&) = delete;
   ~Precedence();
 
  private:
-  int policy_;  // as it was
-  sched_param param_{};
-  bool taken_ = false;
+  struct Before {
+    pid_t thread = 0;
+    int policy = 0;
+    sched_param param{};
+  };
+  void give(pid_t thread);
+
+  std::vector<Before> threads_;
 };
+
+// True for the calling thread while somebody gives it precedence.
+bool has_precedence() noexcept;
 
 }  // namespace godwit

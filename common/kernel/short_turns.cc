@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "common/kernel/precedence.h"
 #include "common/kernel/processors.h"
 
 namespace godwit {
@@ -17,6 +18,7 @@ constexpr std::uint64_t kTurnNs = 100'000;
 }  // namespace
 
 void take_short_turns(bool background) noexcept {
+  if (has_precedence()) return;  // which is more
   SchedulingAttributes attributes;
   attributes.policy = background ? SCHED_BATCH : SCHED_OTHER;
   attributes.nice = ::getpriority(PRIO_PROCESS, 0);
