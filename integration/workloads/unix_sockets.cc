@@ -1,5 +1,7 @@
 // Unix socket pairs within the process: streams and messages with data on the way, options,
 // credentials, half-closed pairs, a pair of which one end is closed, a thread that blocks in recv.
+// A recv with SO_RCVTIMEO is ended with EINTR by every stop of its thread (signal(7)), so the one
+// that waits for an answer repeats it.
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -63,6 +65,16 @@ void answer(const Sockets& all) {
     number += 5;
     if (send(all.talk[0], &number, sizeof number, 0) != sizeof number) return;
   }
+}
+
+std::uint64_t receive_answer(const Sockets& all) {
+  std::uint64_t number = 0;
+  ssize_t bytes = 0;
+  do {
+    bytes = recv(all.talk[1], &number, sizeof number, MSG_WAITALL);
+  } while (bytes == -1 && errno == EINTR);
+  expect_equal(bytes, 8, "answer");
+  return number;
 }
 
 void set_up(Sockets& all) {
@@ -148,10 +160,8 @@ void turn(Sockets& all) {
   must(send(all.half[1], "y", 1, 0), "send in the open direction");
   expect_equal(recv(all.half[0], text, 1, 0), 1, "receive in the open direction");
   const std::uint64_t question = all.turns * 11;
-  std::uint64_t number = 0;
   must(send(all.talk[1], &question, sizeof question, 0), "ask");
-  expect_equal(recv(all.talk[1], &number, sizeof number, MSG_WAITALL), 8, "answer");
-  expect_equal(number, question + 5, "the thread's answer");
+  expect_equal(receive_answer(all), question + 5, "the thread's answer");
   check_options(all);
   ++all.turns;
 }
