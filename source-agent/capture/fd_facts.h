@@ -11,11 +11,13 @@
 #include "common/kernel/file_identity.h"
 #include "common/kernel/proc_fdinfo.h"
 #include "common/kernel/tcp_repair.h"
+#include "proto/fd_table.pb.h"
 
 namespace godwit {
 
 enum class FdDepth {
   kShape,     // what the destination can build ahead of the switch; the process may run
+  kAhead,     // and what it can fill in ahead: pipes, owners; the process may run
   kContents,  // and what is queued, counted and owned; the process is stopped
   kFinal,     // and the TCP streams; the blackout
 };
@@ -29,6 +31,14 @@ struct FdFacts {
   bool told = false;     // info has been read
   FdInfo info;           // flags and offset always; the rest where the kind has it
   TcpFacts before_hold;  // of a TCP socket that was known, as it was when the duplicate was taken
+  std::string info_text;  // what `info` was read from
+  // As the last description has it. In the blackout: it still is.
+  bool same = false;
+  int leader = -1;         // the lowest descriptor of the same open file
+  std::size_t rank = 0;    // kcmp's order among those that could share an open file
+  proto::FileOwner owner;  // of the leader
+  proto::PipeEnd pipe;     // of the leader
+  int waiting = 0;         // bytes in a pipe, in the blackout
   // A duplicate in the agent. Invalid for kinds that are described from /proc, while the process
   // runs: a duplicate keeps a file open that the process closes, so it is taken late and given back
   // soon.

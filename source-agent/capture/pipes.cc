@@ -48,6 +48,7 @@ proto::PipeEnd capture_pipe_end(const FdFacts& facts, bool contents) {
   if (capacity < 0) throw_system("ask for the capacity of {}", facts.name());
   out.set_capacity(static_cast<std::uint32_t>(capacity));
   if (!contents || out.write_end()) return out;
+  out.set_tells_contents(true);
   int waiting = 0;
   if (ioctl(facts.copy.get(), FIONREAD, &waiting) != 0)
     throw_system("FIONREAD on {}", facts.name());
