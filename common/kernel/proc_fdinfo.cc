@@ -171,8 +171,7 @@ bool ProcFdDirectory::read_info_again(const UniqueFd& info, std::string& text) {
   std::size_t have = 0;
   for (;;) {
     text.resize(have + kBlockBytes);
-    const auto bytes =
-        pread(info.get(), text.data() + have, kBlockBytes, static_cast<off_t>(have));
+    const auto bytes = pread(info.get(), text.data() + have, kBlockBytes, static_cast<off_t>(have));
     if (bytes < 0 && errno != ENOENT && errno != ESRCH) throw_system("read a file of fdinfo");
     if (bytes < 0) return false;
     have += static_cast<std::size_t>(bytes);

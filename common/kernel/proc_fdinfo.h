@@ -38,7 +38,7 @@ struct FdInfo {
   std::uint32_t flags = 0;  // status flags, and O_CLOEXEC for the descriptor
   std::uint64_t inode = 0;  // 0 before Linux 5.14
   std::optional<std::uint64_t> eventfd_count;
-  std::uint64_t eventfd_id = 0;             // each has another; 0 before Linux 5.2
+  std::uint64_t eventfd_id = 0;           // each has another; 0 before Linux 5.2
   std::optional<bool> eventfd_semaphore;  // since Linux 6.5
   std::optional<std::uint64_t> signal_mask;
   std::optional<TimerFdLines> timer;

@@ -1,4 +1,5 @@
-// eventfd(2), made inside the skeleton. Change class: replace; the count is a state (file_states.h).
+// eventfd(2), made inside the skeleton. Change class: replace; the count is a state
+// (file_states.h).
 #pragma once
 
 #include "common/remote/syscall_batch.h"

@@ -124,6 +124,7 @@ void FdTableRestorer::close_descriptors(const FdPlan& plan) {
     sockets_.erase(static_cast<std::uint32_t>(fd));
     finished_streams_.erase(static_cast<std::uint32_t>(fd));
     unix_pairs_.forget(static_cast<std::uint32_t>(fd));
+    pipes_.forget(static_cast<std::uint32_t>(fd));
     states_.closed(fd);
   }
   task_.run(batch);
@@ -315,7 +316,8 @@ void FdTableRestorer::restore_states(const proto::FdTable& want) {
   }
   if (want.changes_only() && !states_.waiting().empty()) {
     // A file that is named stands at the descriptor of that number.
-    for (const auto& entry : want.descriptors()) named.insert(static_cast<std::uint32_t>(entry.fd()));
+    for (const auto& entry : want.descriptors())
+      named.insert(static_cast<std::uint32_t>(entry.fd()));
     named.insert(want.closed().begin(), want.closed().end());
     for (const auto& file : have_->files()) {
       if (states_.waits(file.id()) && named.count(file.id()) == 0) files.push_back(&file);
@@ -349,7 +351,7 @@ void FdTableRestorer::release(PacketReplay& replay) {
 }
 
 void FdTableRestorer::prompt(PacketReplay& replay) const {
-  for (const auto& file : have_->files()) {
+  for (const auto& file : last_->files()) {
     if (!file.has_tcp_socket()) continue;
     in_context([&] { prompt_tcp_socket(file.tcp_socket(), replay); }, "fd {}", file.id());
   }

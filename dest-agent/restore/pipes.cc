@@ -69,7 +69,18 @@ UniqueFd PipeStore::end_for(const proto::OpenFile& file) {
   const UniqueFd& end = write_end ? pipe.write_end : pipe.read_end;
   if (given || access == O_RDWR) return open_again(end.get(), file.status_flags());
   given = true;
+  given_[file.id()] = {file.pipe_end().pipe(), write_end};
   return duplicate_fd(end.get());
+}
+
+void PipeStore::forget(std::uint32_t id) {
+  const auto given = given_.find(id);
+  if (given == given_.end()) return;
+  const auto pipe = pipes_.find(given->second.pipe);
+  if (pipe != pipes_.end()) {
+    (given->second.write_end ? pipe->second.write_end_given : pipe->second.read_end_given) = false;
+  }
+  given_.erase(given);
 }
 
 void PipeStore::keep_only(const proto::FdTable& want) {
@@ -92,8 +103,8 @@ void PipeStore::fill(const proto::FdTable& want) {
     const auto& end = file.pipe_end();
     Pipe& pipe = pipes_.at(end.pipe());
     set_capacity(pipe.read_end.get(), pipe.capacity, file);
-    const bool same = pipe.contents == end.contents() &&
-                      std::ranges::equal(pipe.packets, end.packets());
+    const bool same =
+        pipe.contents == end.contents() && std::ranges::equal(pipe.packets, end.packets());
     if (end.tells_contents() && !same) {
       drain(pipe.read_end.get(), file.id());
       set_contents(pipe, file, packet_pipes.count(end.pipe()) > 0);

@@ -19,6 +19,8 @@ class PipeStore {
  public:
   // An end for `file`, owned by the caller. Throws Error.
   UniqueFd end_for(const proto::OpenFile& file);
+  // That file is closed in the skeleton: the end may be given to another.
+  void forget(std::uint32_t id);
   // Forgets the pipes that no file of `want` refers to.
   void keep_only(const proto::FdTable& want);
   // Sets capacity and contents of every pipe of which an end in `want` tells them, where they are
@@ -40,7 +42,13 @@ class PipeStore {
 
   void set_contents(Pipe& pipe, const proto::OpenFile& file, bool packet_mode);
 
-  std::map<std::uint64_t, Pipe> pipes_;  // by the source's inode
+  struct Given {
+    std::uint64_t pipe = 0;
+    bool write_end = false;
+  };
+
+  std::map<std::uint64_t, Pipe> pipes_;   // by the source's inode
+  std::map<std::uint32_t, Given> given_;  // what pipe2(2) made, by the id of its file
 };
 
 }  // namespace godwit
