@@ -28,17 +28,19 @@ struct FdFacts {
   int fd = -1;
   std::string link;  // what /proc/PID/fd/N says
   FileStamp stamp;
-  bool asked = false;      // its flags come by a row in the process
-  bool told = false;       // info has been read
-  FdInfo info;             // flags and offset always; the rest where the kind has it
-  TcpFacts before_hold;    // of a TCP socket that was known, as it was when the duplicate was taken
-  std::string info_text;   // what `info` was read from
-  bool same = false;       // in the blackout: it is as described
-  bool closed = false;     // in the blackout: it is no more
-  bool torn = false;       // replaced while a running process was described, or left out
-  int leader = -1;         // the lowest descriptor of the same open file
-  std::size_t rank = 0;    // kcmp's order among those that could share an open file
-  proto::FileOwner owner;  // of the leader
+  bool asked = false;     // its flags come by a row in the process
+  bool told = false;      // info has been read
+  FdInfo info;            // flags and offset always; the rest where the kind has it
+  TcpFacts before_hold;   // of a TCP socket that was known, as it was when the duplicate was taken
+  std::string info_text;  // what `info` was read from
+  bool same = false;      // in the blackout: it is as described
+  int doubts = 0;         // questions that have not been answered so yet
+  bool closed = false;    // in the blackout: it is no more
+  bool torn = false;      // replaced while a running process was described, or left out
+  int leader = -1;        // the lowest descriptor of the same open file
+  std::size_t share_key = 0;             // in the blackout: other ones do not share an open file
+  std::size_t rank = 0;                  // kcmp's order among those that could share an open file
+  proto::FileOwner owner;                // of the leader
   std::unique_ptr<proto::PipeEnd> pipe;  // of the leader, of a pipe described ahead
   int waiting = 0;                       // bytes in a pipe, in the blackout
   // A duplicate in the agent. Invalid for kinds that are described from /proc, while the process

@@ -85,10 +85,14 @@ void FdGlance::prepare(std::vector<FdFacts>& described, const ProcFdDirectory& d
       limit.rlim_cur > taken ? std::min<std::size_t>(limit.rlim_cur - taken, kTextsOpenMax) : 0;
   for (FdFacts& facts : described) {
     facts.same = facts.closed = false;
+    facts.doubts = is_path_file(facts) ? 2 : 1;
     if (facts.torn) continue;
     if (has_text(facts)) {
       texts_.push_back({&facts, {}});
-      if (texts_.size() <= texts_open_max) texts_.back().info = directory.open_info(facts.fd);
+      UniqueFd& info = texts_.back().info;
+      if (texts_.size() <= texts_open_max) info = directory.open_info(facts.fd);
+      // The first time takes longer: the kernel makes room.
+      if (info.valid()) ProcFdDirectory::read_info_again(info, block_);
       if (is_path_file(facts)) ask(facts);
     } else if ((is_pipe(facts) || facts.is_socket()) && names_inode(facts)) {
       ask(facts);
@@ -101,17 +105,20 @@ void FdGlance::prepare(std::vector<FdFacts>& described, const ProcFdDirectory& d
 
 void FdGlance::read(const Asked& asked, const BatchOutcome& outcome) const {
   FdFacts& facts = *asked.facts;
-  facts.closed = outcome[asked.status_row] != 0;
-  if (facts.closed) return;
+  if (outcome[asked.status_row] != 0) {
+    facts.closed = true;
+    return;
+  }
   const FileStamp now = stamp_of(outcome.value<struct stat>(asked.status));
   if (is_path_file(facts)) {
-    facts.same = now == facts.stamp && now.changed_ns < trusted_before_ns_;
+    if (now == facts.stamp && now.changed_ns < trusted_before_ns_) settle(facts);
     return;
   }
   auto flags = static_cast<std::uint32_t>(outcome[asked.status_flags]);
   if ((outcome[asked.descriptor_flags] & FD_CLOEXEC) != 0) flags |= O_CLOEXEC;
-  facts.same =
-      now.is_same_file(facts.stamp) && now.mode == facts.stamp.mode && flags == facts.info.flags;
+  if (now.is_same_file(facts.stamp) && now.mode == facts.stamp.mode && flags == facts.info.flags) {
+    settle(facts);
+  }
   if (asked.waiting.offset != 0) facts.waiting = outcome.value<int>(asked.waiting);
 }
 
@@ -124,17 +131,24 @@ void FdGlance::read(const Text& text) {
     block_ = std::move(*read);
     open = true;
   }
-  facts.closed = !open;
-  const bool same = open && block_ == facts.info_text;
-  facts.same = is_path_file(facts) ? facts.same && same : same;
+  if (!open) facts.closed = true;
+  if (open && block_ == facts.info_text) settle(facts);
 }
 
+// One of the questions about it has the answer it had.
+void FdGlance::settle(FdFacts& facts) { facts.same = --facts.doubts == 0; }
+
 void FdGlance::look(RemoteTask& task) {
+  std::size_t at = 0;
+  const std::size_t texts_per_part = parts_.empty() ? 0 : texts_.size() / parts_.size();
   for (const Part& part : parts_) {
-    const BatchOutcome outcome = task.run(part.batch);
+    const std::size_t end = at + texts_per_part;
+    const BatchOutcome outcome = task.run(part.batch, [&] {
+      for (; at < end; ++at) read(texts_[at]);
+    });
     for (const Asked& asked : part.asked) read(asked, outcome);
   }
-  for (const Text& text : texts_) read(text);
+  for (; at < texts_.size(); ++at) read(texts_[at]);
   for (TakenPart& part : taken_) {
     for (Taken& taken : part.taken) taken.same = taken.facts->same;
   }

@@ -73,6 +73,7 @@ class FdGlance {
   void ask_later(FdFacts& facts);
   void read(const Asked& asked, const BatchOutcome& outcome) const;
   void read(const Text& text);
+  static void settle(FdFacts& facts);
   static void confirm(const Taken& taken, const BatchOutcome& outcome);
 
   bool prepared_ = false;

@@ -132,6 +132,7 @@ class FdTableCapture {
   void note_change(const FdFacts& facts);
   void add_new();
   void forget_changes();
+  void group_sockets();
   void group_again();
   void sort_out(std::span<FdFacts*> alike);
   bool pipe_is_as_described(const FdFacts& facts);
@@ -175,6 +176,8 @@ class FdTableCapture {
   std::int64_t shape_began_ns_ = 0;  // CLOCK_REALTIME
   PipeReader pipe_reader_;
   FdGlance glance_;
+  std::vector<std::pair<std::size_t, int>> keys_;  // FdFacts::share_key of shape_, in order
+  std::vector<std::size_t> alike_;                 // of these those that are there more than once
   bool changes_only_ = false;
   std::vector<int> closed_;                // with changes_only_
   std::set<std::uint64_t> changed_pipes_;  // with changes_only_; inodes

@@ -15,8 +15,34 @@
 
 namespace godwit {
 
+namespace {
+
+std::size_t share_key(const FdFacts& facts) {
+  const auto mixed = [](std::size_t key, std::uint64_t value) {
+    return (key ^ value) * 0x9E3779B97F4A7C15U;
+  };
+  std::size_t key = std::hash<std::string>()(facts.link);
+  key = mixed(key, facts.info.flags & ~static_cast<std::uint32_t>(O_CLOEXEC));
+  key = mixed(key, is_pipe(facts) ? 0 : static_cast<std::uint64_t>(facts.info.offset));
+  return mixed(key, facts.info.eventfd_id);
+}
+
+}  // namespace
+
 void FdTableCapture::expect_stop() {
-  if (shape_is_ahead_) glance_.prepare(shape_, directory_, shape_began_ns_);
+  if (!shape_is_ahead_) return;
+  keys_.clear();
+  alike_.clear();
+  for (FdFacts& facts : shape_) {
+    if (facts.is_socket()) continue;
+    facts.share_key = share_key(facts);
+    keys_.emplace_back(facts.share_key, facts.fd);
+  }
+  std::ranges::sort(keys_);
+  for (std::size_t i = 1; i < keys_.size(); ++i) {
+    if (keys_[i].first == keys_[i - 1].first) alike_.push_back(keys_[i].first);
+  }
+  glance_.prepare(shape_, directory_, shape_began_ns_);
 }
 
 void FdTableCapture::take_copies(RemoteTask* task) {
@@ -143,40 +169,41 @@ void FdTableCapture::sort_out(std::span<FdFacts*> alike) {
   }
 }
 
-// Who shares an open file, of a process that stands still: what differs in flags or offset doesn't.
-void FdTableCapture::group_again() {
-  struct Keyed {
-    std::size_t key;
-    FdFacts* facts;
-  };
-  std::vector<Keyed> keyed;
-  keyed.reserve(kept_.size());
-  std::map<std::uint64_t, int> sockets;
-  const auto mixed = [](std::size_t key, std::uint64_t value) {
-    return (key ^ value) * 0x9E3779B97F4A7C15U;
-  };
+void FdTableCapture::group_sockets() {
+  std::map<std::uint64_t, int> leaders;
   for (FdFacts& entry : kept_) {
-    if (entry.is_socket()) {
-      entry.leader = sockets.try_emplace(entry.stamp.inode, entry.fd).first->second;
-      continue;
-    }
-    std::size_t key = std::hash<std::string>()(entry.link);
-    key = mixed(key, entry.info.flags & ~static_cast<std::uint32_t>(O_CLOEXEC));
-    key = mixed(key, is_pipe(entry) ? 0 : static_cast<std::uint64_t>(entry.info.offset));
-    keyed.push_back({mixed(key, entry.info.eventfd_id), &entry});
+    if (!entry.is_socket()) continue;
+    entry.leader = leaders.try_emplace(entry.stamp.inode, entry.fd).first->second;
   }
-  std::ranges::sort(keyed, [](const Keyed& a, const Keyed& b) {
-    return std::tie(a.key, a.facts->rank, a.facts->fd) <
-           std::tie(b.key, b.facts->rank, b.facts->fd);
-  });
-  for (std::size_t at = 0, end = 0; at < keyed.size(); at = end) {
-    for (end = at + 1; end < keyed.size() && keyed[end].key == keyed[at].key;) ++end;
-    if (end == at + 1) {
-      keyed[at].facts->leader = keyed[at].facts->fd;
-      continue;
-    }
+}
+
+// Who shares an open file, of a process that stands still: what differs in flags or offset doesn't.
+// What is the only one of its key now as before is left alone.
+void FdTableCapture::group_again() {
+  group_sockets();
+  std::vector<std::pair<std::size_t, int>> changed;
+  for (FdFacts& entry : kept_) {
+    if (entry.same || entry.is_socket()) continue;
+    entry.share_key = share_key(entry);
+    entry.leader = entry.fd;
+    changed.emplace_back(entry.share_key, entry.fd);
+  }
+  std::ranges::sort(changed);
+  std::set<std::size_t> keys(alike_.begin(), alike_.end());
+  for (const auto& [key, fd] : changed) keys.insert(key);
+  for (const std::size_t key : keys) {
     std::vector<FdFacts*> alike;
-    for (std::size_t i = at; i < end; ++i) alike.push_back(keyed[i].facts);
+    const auto add = [&](const std::vector<std::pair<std::size_t, int>>& entries, bool same) {
+      for (auto at = std::ranges::lower_bound(entries, std::pair(key, -1));
+           at != entries.end() && at->first == key; ++at) {
+        const auto entry = std::ranges::lower_bound(kept_, at->second, {}, &FdFacts::fd);
+        if (entry == kept_.end() || entry->fd != at->second || entry->same != same) continue;
+        alike.push_back(&*entry);
+      }
+    };
+    add(keys_, true);
+    add(changed, false);
+    std::ranges::stable_sort(alike, {}, &FdFacts::rank);
     sort_out(alike);
   }
 }
