@@ -185,6 +185,7 @@ std::optional<std::string> ProcFdDirectory::info_text(int fd) const {
   const UniqueFd file = open_info(fd);
   std::string text;
   if (!file.valid() || !read_info_again(file, text)) return std::nullopt;
+  text.shrink_to_fit();  // who keeps thousands of them
   return text;
 }
 
