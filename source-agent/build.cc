@@ -50,8 +50,10 @@ void build(Migration& migration) {
   migration.memory.emplace(*migration.task, migration.tracker);
   migration.memory->update(migration.capture->mappings().described());
   migration.task->resume();
+  const double stopped_ms = to_ms(monotonic_ns() - stopped_ns);
+  *process.mutable_fd_table() = migration.capture->fd_table().describe();
   migration.described_fd_table = process.fd_table().SerializeAsString();
-  log_info("described pid={} stopped_ms={:.2f}", pid, to_ms(monotonic_ns() - stopped_ns));
+  log_info("described pid={} stopped_ms={:.2f}", pid, stopped_ms);
 
   start_page_server(migration);
   ++migration.generation;

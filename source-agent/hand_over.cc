@@ -81,6 +81,11 @@ void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
   }
 }
 
+// What is compared in the end has to be whole: then all descriptors are described once more.
+void expect_stop(Migration& migration) {
+  if (!migration.options.verify) migration.capture->fd_table().expect_stop();
+}
+
 // New connections are held back and those underway are let through to the program, so that none is
 // lost: a half-open one or one that waits in a backlog cannot be moved.
 void get_ready(Migration& migration) {
@@ -97,6 +102,7 @@ void get_ready(Migration& migration) {
   migration.control->send_body(brace);
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
   calm_streams(migration, process.fd_table());
+  expect_stop(migration);
   keep_heap_steady();
   look_at_threads(migration);
   migration.capture->observe_calls();
@@ -142,6 +148,7 @@ void send_streams(Migration& migration) {
 void wait_for_a_moment(Migration& migration) {
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
+  expect_stop(migration);
   const std::int64_t end_ns = monotonic_ns() + kMomentNs;
   while (!migration.capture->fd_table().find_passing_running().empty()) {
     if (monotonic_ns() > end_ns) return;
@@ -161,7 +168,7 @@ std::int64_t stop_for_good(Migration& migration, PhaseClock& clock) {
     const std::int64_t began_ns = clock.last_ns();
     migration.task->stop();
     clock.mark("stop");
-    fd_table.take_copies();
+    fd_table.take_copies(&*migration.task);
     const Findings passing = fd_table.find_passing();
     if (passing.empty()) return began_ns;
     fd_table.give_back();

@@ -35,6 +35,7 @@ FileStamp stamp_of(const struct stat& status) {
   out.links = status.st_nlink;
   out.bytes = static_cast<std::uint64_t>(status.st_size);
   out.modified_ns = status.st_mtim.tv_sec * 1'000'000'000LL + status.st_mtim.tv_nsec;
+  out.changed_ns = status.st_ctim.tv_sec * 1'000'000'000LL + status.st_ctim.tv_nsec;
   return out;
 }
 

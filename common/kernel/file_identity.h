@@ -19,6 +19,9 @@ struct FileStamp {
   std::uint64_t links = 0;
   std::uint64_t bytes = 0;
   std::int64_t modified_ns = 0;
+  std::int64_t changed_ns = 0;  // st_ctim
+
+  friend bool operator==(const FileStamp&, const FileStamp&) = default;
 
   bool is_same_file(const FileStamp& other) const {
     return device == other.device && inode == other.inode;

@@ -78,6 +78,8 @@ void parse_line(std::string_view line, FdInfo& info) {
     info.inode = number<std::uint64_t>(value, 10, line);
   } else if (key == "eventfd-count") {
     info.eventfd_count = number<std::uint64_t>(value, 16, line);
+  } else if (key == "eventfd-id") {
+    info.eventfd_id = 1 + number<std::uint64_t>(value, 10, line);
   } else if (key == "eventfd-semaphore") {
     info.eventfd_semaphore = number<int>(value, 10, line) != 0;
   } else if (key == "sigmask") {
@@ -155,25 +157,41 @@ std::optional<std::string> ProcFdDirectory::link(int fd) const {
   return std::string(out, static_cast<std::size_t>(bytes));
 }
 
-std::optional<FdInfo> ProcFdDirectory::info(int fd) const {
+UniqueFd ProcFdDirectory::open_info(int fd) const {
   const std::string name = std::to_string(fd);
   UniqueFd file(openat(info_directory_.get(), name.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file.valid()) {
-    if (errno == ENOENT || errno == ESRCH) return std::nullopt;
+  if (!file.valid() && errno != ENOENT && errno != ESRCH) {
     throw_system("open /proc/{}/fdinfo/{}", pid_, fd);
   }
-  std::string text;
-  char block[4096];
+  return file;
+}
+
+bool ProcFdDirectory::read_info_again(const UniqueFd& info, std::string& text) {
+  constexpr std::size_t kBlockBytes = 4096;
+  std::size_t have = 0;
   for (;;) {
-    const auto bytes = read(file.get(), block, sizeof block);
-    if (bytes == 0) break;
-    if (bytes < 0) {
-      if (errno == ENOENT || errno == ESRCH) return std::nullopt;
-      throw_system("read /proc/{}/fdinfo/{}", pid_, fd);
-    }
-    text.append(block, static_cast<std::size_t>(bytes));
+    text.resize(have + kBlockBytes);
+    const auto bytes = pread(info.get(), text.data() + have, kBlockBytes, static_cast<off_t>(have));
+    if (bytes < 0 && errno != ENOENT && errno != ESRCH) throw_system("read a file of fdinfo");
+    if (bytes < 0) return false;
+    have += static_cast<std::size_t>(bytes);
+    if (static_cast<std::size_t>(bytes) < kBlockBytes) break;
   }
-  return parse_fdinfo(text);
+  text.resize(have);
+  return true;
+}
+
+std::optional<std::string> ProcFdDirectory::info_text(int fd) const {
+  const UniqueFd file = open_info(fd);
+  std::string text;
+  if (!file.valid() || !read_info_again(file, text)) return std::nullopt;
+  text.shrink_to_fit();  // who keeps thousands of them
+  return text;
+}
+
+std::optional<FdInfo> ProcFdDirectory::info(int fd) const {
+  const auto text = info_text(fd);
+  return text ? std::optional(parse_fdinfo(*text)) : std::nullopt;
 }
 
 std::string ProcFdDirectory::path(int fd) const { return fmt::format("/proc/{}/fd/{}", pid_, fd); }

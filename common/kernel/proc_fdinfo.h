@@ -38,6 +38,7 @@ struct FdInfo {
   std::uint32_t flags = 0;  // status flags, and O_CLOEXEC for the descriptor
   std::uint64_t inode = 0;  // 0 before Linux 5.14
   std::optional<std::uint64_t> eventfd_count;
+  std::uint64_t eventfd_id = 0;           // each has another; 0 before Linux 5.2
   std::optional<bool> eventfd_semaphore;  // since Linux 6.5
   std::optional<std::uint64_t> signal_mask;
   std::optional<TimerFdLines> timer;
@@ -61,6 +62,13 @@ class ProcFdDirectory {
   // What readlink says: a path, "socket:[12]", "anon_inode:[eventfd]"; nullopt: closed meanwhile.
   std::optional<std::string> link(int fd) const;
   std::optional<FdInfo> info(int fd) const;
+  // The text of it.
+  std::optional<std::string> info_text(int fd) const;
+  // A descriptor that read_info_again() reads any number of times: it tells of whatever is open
+  // under that number then. Invalid: closed meanwhile.
+  UniqueFd open_info(int fd) const;
+  // False: nothing is open under that number.
+  static bool read_info_again(const UniqueFd& info, std::string& text);
   std::string path(int fd) const;  // /proc/PID/fd/N, for stat(2) of the open file itself
 
  private:

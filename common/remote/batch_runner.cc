@@ -7,6 +7,8 @@
 #include <sys/wait.h>
 
 #include <csignal>
+#include <exception>
+#include <utility>
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
@@ -168,7 +170,8 @@ void BatchRunner::wait_for_stop(Tracee& thread, int* status) {
   thread.try_wait(0, status);
 }
 
-arch::Registers BatchRunner::run(Tracee& thread, const arch::Registers& entry) {
+arch::Registers BatchRunner::run(Tracee& thread, const arch::Registers& entry,
+                                 const std::function<void()>& meanwhile) {
   const int signal = start_signal(thread);
   ptrace_set_registers(thread.tid(), entry);
   thread.borrowed_ = true;
@@ -177,6 +180,12 @@ arch::Registers BatchRunner::run(Tracee& thread, const arch::Registers& entry) {
     thread.mask_replaced_ = true;
   }
   thread.go(signal);
+  std::exception_ptr failure;
+  try {
+    if (meanwhile) meanwhile();
+  } catch (...) {
+    failure = std::current_exception();
+  }
   arch::Registers registers;
   for (bool notified = false; !notified;) {
     int status = 0;
@@ -187,6 +196,7 @@ arch::Registers BatchRunner::run(Tracee& thread, const arch::Registers& entry) {
     }
     notified = handle_stop(thread, status, registers);
   }
+  if (failure) std::rethrow_exception(failure);
   return registers;
 }
 
@@ -200,7 +210,9 @@ std::int64_t BatchRunner::call(Tracee& thread, long number,
 
 std::uint64_t BatchRunner::walk(Tracee& thread, Address rows, std::uint64_t count) {
   borrow(thread);
-  return arch::stub_progress(run(thread, arch::enter_stub_rows(thread.own_, code_, rows, count)));
+  const auto meanwhile = std::exchange(meanwhile_, nullptr);
+  const arch::Registers entry = arch::enter_stub_rows(thread.own_, code_, rows, count);
+  return arch::stub_progress(run(thread, entry, meanwhile));
 }
 
 void BatchRunner::end(Tracee& thread) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <vector>
 
@@ -30,6 +31,8 @@ class BatchRunner {
   std::int64_t call(Tracee& thread, long number, std::initializer_list<std::uint64_t> arguments);
   // Rows that stand in the task's memory; how many were made.
   std::uint64_t walk(Tracee& thread, Address rows, std::uint64_t count);
+  // Something to do here during the next walk().
+  void do_meanwhile(std::function<void()> work) { meanwhile_ = std::move(work); }
   // exit(2) of that thread only.
   void end(Tracee& thread);
   // Host ids of the tasks that clone calls made since the last time.
@@ -44,7 +47,8 @@ class BatchRunner {
   void suspend_seccomp(Tracee& thread);
   int choose_notify_signal(const Tracee& thread);
   // Until the stub notifies; the registers there.
-  arch::Registers run(Tracee& thread, const arch::Registers& entry);
+  arch::Registers run(Tracee& thread, const arch::Registers& entry,
+                      const std::function<void()>& meanwhile = {});
   static void wait_for_stop(Tracee& thread, int* status);
   bool handle_stop(Tracee& thread, int status, arch::Registers& registers);
   int start_signal(Tracee& thread);
@@ -59,6 +63,7 @@ class BatchRunner {
   bool caught_known_ = false;
   bool can_suspend_seccomp_ = true;
   std::vector<pid_t> born_;
+  std::function<void()> meanwhile_;
 };
 
 }  // namespace godwit

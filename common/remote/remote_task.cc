@@ -108,6 +108,12 @@ void RemoteTask::resume() {
 
 BatchOutcome RemoteTask::run(const SyscallBatch& batch) { return run_on(leader(), batch); }
 
+BatchOutcome RemoteTask::run(const SyscallBatch& batch, std::function<void()> meanwhile) {
+  Tracee& thread = leader();
+  state_->runner.do_meanwhile(std::move(meanwhile));
+  return run_on(thread, batch);
+}
+
 BatchOutcome RemoteTask::run_on(Tracee& thread, const SyscallBatch& batch) {
   BatchOutcome outcome = state_->run(thread, batch);
   if (!outcome.complete()) state_->throw_failed_row(thread, batch, outcome);

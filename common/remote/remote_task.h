@@ -74,6 +74,9 @@ class RemoteTask {
   // Runs a batch in the leader (or in `thread`); the process must be stopped. Throws Error naming
   // the failing call, its arguments, its object and the errno.
   BatchOutcome run(const SyscallBatch& batch);
+  // `meanwhile` runs here as soon as the batch does there. What it throws comes when the batch has
+  // ended.
+  BatchOutcome run(const SyscallBatch& batch, std::function<void()> meanwhile);
   BatchOutcome run_on(Tracee& thread, const SyscallBatch& batch);
   // The same, but a failing call is in the outcome instead of an exception.
   BatchOutcome try_run(const SyscallBatch& batch);

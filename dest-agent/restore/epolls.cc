@@ -24,39 +24,49 @@ RowResult append_epoll(SyscallBatch& batch, const proto::OpenFile& file) {
 }
 
 void EpollSets::append_removals(SyscallBatch& batch, const std::vector<int>& closing) {
-  for (const int fd : closing) have_.erase(static_cast<std::uint32_t>(fd));
-  for (auto& [set, targets] : have_) {
+  for (const int fd : closing) sets_.erase(static_cast<std::uint32_t>(fd));
+  for (auto& [id, set] : sets_) {
     for (const int fd : closing) {
-      if (targets.erase(fd) > 0) append_control(batch, set, EPOLL_CTL_DEL, fd, 0, 0);
+      if (set.have.erase(fd) == 0) continue;
+      append_control(batch, id, EPOLL_CTL_DEL, fd, 0, 0);
+      set.lacks = true;
     }
   }
+}
+
+void EpollSets::append_difference(SyscallBatch& batch, std::uint32_t id, Set& set) {
+  for (const auto& [fd, target] : set.have) {
+    if (set.wanted.count(fd) == 0) append_control(batch, id, EPOLL_CTL_DEL, fd, 0, 0);
+  }
+  for (const auto& [fd, target] : set.wanted) {
+    const auto found = set.have.find(fd);
+    if (found == set.have.end()) {
+      append_control(batch, id, EPOLL_CTL_ADD, fd, target.events, target.data);
+    } else if (found->second == target) {
+      continue;
+    } else if (((target.events | found->second.events) & EPOLLEXCLUSIVE) != 0) {
+      append_control(batch, id, EPOLL_CTL_DEL, fd, 0, 0);  // exclusive ones are only added
+      append_control(batch, id, EPOLL_CTL_ADD, fd, target.events, target.data);
+    } else {
+      append_control(batch, id, EPOLL_CTL_MOD, fd, target.events, target.data);
+    }
+  }
+  set.have = set.wanted;
+  set.lacks = false;
 }
 
 void EpollSets::append_changes(SyscallBatch& batch, const proto::FdTable& want) {
   for (const auto& file : want.files()) {
     if (!file.has_epoll()) continue;
-    Targets wanted;
+    Set& set = sets_[file.id()];
+    set.wanted.clear();
     for (const auto& target : file.epoll().targets()) {
-      wanted[target.fd()] = {target.events(), target.data()};
+      set.wanted[target.fd()] = {target.events(), target.data()};
     }
-    Targets& have = have_[file.id()];
-    for (const auto& [fd, target] : have) {
-      if (wanted.count(fd) == 0) append_control(batch, file.id(), EPOLL_CTL_DEL, fd, 0, 0);
-    }
-    for (const auto& [fd, target] : wanted) {
-      const auto found = have.find(fd);
-      if (found == have.end()) {
-        append_control(batch, file.id(), EPOLL_CTL_ADD, fd, target.events, target.data);
-      } else if (found->second == target) {
-        continue;
-      } else if (((target.events | found->second.events) & EPOLLEXCLUSIVE) != 0) {
-        append_control(batch, file.id(), EPOLL_CTL_DEL, fd, 0, 0);  // exclusive ones are only added
-        append_control(batch, file.id(), EPOLL_CTL_ADD, fd, target.events, target.data);
-      } else {
-        append_control(batch, file.id(), EPOLL_CTL_MOD, fd, target.events, target.data);
-      }
-    }
-    have = std::move(wanted);
+    append_difference(batch, file.id(), set);
+  }
+  for (auto& [id, set] : sets_) {
+    if (set.lacks) append_difference(batch, id, set);
   }
 }
 

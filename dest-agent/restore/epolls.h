@@ -23,7 +23,8 @@ class EpollSets {
   // Rows, ahead of closing or replacing `closing`: takes them out of every set that stays, since a
   // file that lives on elsewhere would stay in. Sets among `closing` are forgotten.
   void append_removals(SyscallBatch& batch, const std::vector<int>& closing);
-  // Rows: the differences to `want`. Every target's descriptor stands.
+  // Rows: the differences to `want`; a set that is not in it gets back what append_removals() took
+  // out. Every target's descriptor stands.
   void append_changes(SyscallBatch& batch, const proto::FdTable& want);
 
  private:
@@ -33,8 +34,15 @@ class EpollSets {
     friend bool operator==(const Target&, const Target&) = default;
   };
   using Targets = std::map<int, Target>;
+  struct Set {
+    Targets have;
+    Targets wanted;  // as last described
+    bool lacks = false;
+  };
 
-  std::map<std::uint32_t, Targets> have_;  // by the id of the set's open file, which is its fd
+  static void append_difference(SyscallBatch& batch, std::uint32_t id, Set& set);
+
+  std::map<std::uint32_t, Set> sets_;  // by the id of the set's open file, which is its fd
 };
 
 }  // namespace godwit

@@ -11,10 +11,4 @@ RowResult append_eventfd(SyscallBatch& batch, const proto::OpenFile& file) {
   return batch.add(SYS_eventfd2, {0, flags}, fmt::format("fd {}: eventfd", file.id()));
 }
 
-void append_eventfd_count(SyscallBatch& batch, int fd, const proto::EventFd& want) {
-  if (want.count() == 0) return;
-  const DataAt count = batch.put_value<std::uint64_t>(want.count());
-  batch.add(SYS_write, {fd, count, sizeof(std::uint64_t)}, fmt::format("fd {}: eventfd", fd));
-}
-
 }  // namespace godwit

@@ -1,4 +1,5 @@
-// eventfd(2), made inside the skeleton. Change class: replace; the count comes in the blackout.
+// eventfd(2), made inside the skeleton. Change class: replace; the count is a state
+// (file_states.h).
 #pragma once
 
 #include "common/remote/syscall_batch.h"
@@ -7,7 +8,5 @@
 namespace godwit {
 
 RowResult append_eventfd(SyscallBatch& batch, const proto::OpenFile& file);
-// Rows: write of the count to descriptor `fd`, which has none yet.
-void append_eventfd_count(SyscallBatch& batch, int fd, const proto::EventFd& want);
 
 }  // namespace godwit

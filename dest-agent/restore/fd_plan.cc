@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -56,8 +57,8 @@ std::string make_key(const proto::OpenFile& file) {
   const auto fixed_flags = file.status_flags() & ~(kSettableFlags | O_ASYNC);
   switch (file.kind_case()) {
     case proto::OpenFile::kRegularFile:
-      return fmt::format("file {:#o} {:#o} {}", fixed_flags, file.regular_file().mode() & S_IFMT,
-                         file.regular_file().path());
+      return fmt::format("file {:#o} {:#o} {} {}", fixed_flags, file.regular_file().mode() & S_IFMT,
+                         file.regular_file().inode(), file.regular_file().path());
     case proto::OpenFile::kPipeEnd:
       return fmt::format("pipe {:#o} {}", fixed_flags, file.pipe_end().pipe());
     case proto::OpenFile::kEventfd:
@@ -85,6 +86,31 @@ std::string make_key(const proto::OpenFile& file) {
       break;
   }
   return "nothing";
+}
+
+proto::FdTable touched_part(const proto::FdTable& have, const proto::FdTable& changes) {
+  std::set<int> numbers(changes.closed().begin(), changes.closed().end());
+  for (const auto& entry : changes.descriptors()) numbers.insert(entry.fd());
+  const auto find = [](const auto& entries, auto key, auto key_of) {
+    const auto found =
+        std::lower_bound(entries.begin(), entries.end(), key,
+                         [&](const auto& entry, auto wanted) { return key_of(entry) < wanted; });
+    return found != entries.end() && key_of(*found) == key ? &*found : nullptr;
+  };
+  const auto fd_of = [](const proto::Descriptor& entry) { return entry.fd(); };
+  const auto id_of = [](const proto::OpenFile& file) { return file.id(); };
+  proto::FdTable out;
+  std::set<std::uint32_t> files;
+  for (const int fd : numbers) {
+    const proto::Descriptor* entry = find(have.descriptors(), fd, fd_of);
+    if (entry == nullptr) continue;
+    *out.add_descriptors() = *entry;
+    files.insert(entry->file());
+  }
+  for (const std::uint32_t id : files) {
+    if (const proto::OpenFile* file = find(have.files(), id, id_of)) *out.add_files() = *file;
+  }
+  return out;
 }
 
 FdPlan plan_fd_table(const proto::FdTable& have, const proto::FdTable& want) {

@@ -36,6 +36,10 @@ struct FdPlan {
 
 FdPlan plan_fd_table(const proto::FdTable& have, const proto::FdTable& want);
 
+// What `changes` (a description with changes_only) speaks of, as it is in `have`, which is in
+// order.
+proto::FdTable touched_part(const proto::FdTable& have, const proto::FdTable& changes);
+
 // What an open file is made from; two with the same key are interchangeable when new.
 std::string make_key(const proto::OpenFile& file);
 

@@ -70,9 +70,20 @@ FdTableRestorer::FdTableRestorer(RemoteTask& task, int agent_pidfd)
   descriptors_max_ = raise_limit_inside(task_);
 }
 
-void FdTableRestorer::build(std::shared_ptr<const proto::FdTable> wanted) {
-  const proto::FdTable& want = *wanted;
-  const FdPlan plan = plan_fd_table(*have_, want);
+void FdTableRestorer::build(std::shared_ptr<const proto::FdTable> want) {
+  if (want->changes_only()) fail("changes of descriptors came ahead of the switch");
+  reconcile(*want);
+  have_ = std::move(want);
+  pipes_.keep_only(*have_);
+  in_context([&] { pipes_.fill(*have_); }, "pipes");
+  std::vector<const proto::OpenFile*> files;
+  for (const auto& file : have_->files()) files.push_back(&file);
+  states_.apply(task_, files, StateTime::kAhead);
+}
+
+void FdTableRestorer::reconcile(const proto::FdTable& want) {
+  const FdPlan plan =
+      plan_fd_table(want.changes_only() ? touched_part(*have_, want) : *have_, want);
   if (!plan.empty()) {
     move_agent_pidfd(want);
     close_on_exec_.clear();
@@ -82,14 +93,12 @@ void FdTableRestorer::build(std::shared_ptr<const proto::FdTable> wanted) {
     for (const auto& file : want.files()) files[file.id()] = &file;
     std::vector<const proto::OpenFile*> to_make;
     for (const auto id : plan.make) to_make.push_back(files.at(id));
-    make_files(to_make, std::max(highest_wanted(want), agent_pidfd_) + 1);
+    make_files(to_make, std::max({highest_wanted(want), highest_wanted(*have_), agent_pidfd_}) + 1);
     set_descriptors(plan);
   }
   SyscallBatch sets;
   epolls_.append_changes(sets, want);
   if (!sets.empty()) task_.run(sets);
-  have_ = std::move(wanted);
-  pipes_.keep_only(*have_);
 }
 
 void FdTableRestorer::move_agent_pidfd(const proto::FdTable& want) {
@@ -98,7 +107,9 @@ void FdTableRestorer::move_agent_pidfd(const proto::FdTable& want) {
   if (!taken) return;
   SyscallBatch batch;
   const RowResult moved = batch.add(
-      SYS_fcntl, {agent_pidfd_, F_DUPFD_CLOEXEC, highest_wanted(want) + 1}, "agent's pidfd");
+      SYS_fcntl,
+      {agent_pidfd_, F_DUPFD_CLOEXEC, std::max(highest_wanted(want), highest_wanted(*have_)) + 1},
+      "agent's pidfd");
   batch.add(SYS_close, {agent_pidfd_}, "agent's pidfd");
   agent_pidfd_ = static_cast<int>(task_.run(batch)[moved]);
 }
@@ -113,6 +124,8 @@ void FdTableRestorer::close_descriptors(const FdPlan& plan) {
     sockets_.erase(static_cast<std::uint32_t>(fd));
     finished_streams_.erase(static_cast<std::uint32_t>(fd));
     unix_pairs_.forget(static_cast<std::uint32_t>(fd));
+    pipes_.forget(static_cast<std::uint32_t>(fd));
+    states_.closed(fd);
   }
   task_.run(batch);
 }
@@ -233,8 +246,11 @@ void FdTableRestorer::place_files(const std::vector<Making>& makings, const Batc
   for (const auto& [id, row] : moved) place(id, row);
   for (const Making& making : makings) {
     if (making.file->has_regular_file()) {
-      check_regular_file(*making.file, outcome.value<struct stat>(making.status),
-                         FileCheck::kEarly);
+      const auto found = outcome.value<struct stat>(making.status);
+      check_regular_file(*making.file, found, FileCheck::kEarly);
+      states_.made(*making.file, &found);
+    } else {
+      states_.made(*making.file, nullptr);
     }
     place(making.file->id(), outcome[making.moved]);
   }
@@ -255,28 +271,32 @@ void FdTableRestorer::set_descriptors(const FdPlan& plan) {
 }
 
 void FdTableRestorer::cut_over(std::shared_ptr<const proto::FdTable> want) {
-  build(std::move(want));
-  restore_contents();
-  restore_positions();
+  reconcile(*want);
+  restore_contents(*want);
+  restore_states(*want);
+  arm_timers(*want);
   // The last copies of ends that the process does not have: now its readers see the end of file.
   pipes_.close_all();
   unix_pairs_.close_all();
+  last_ = std::move(want);
 }
 
 void FdTableRestorer::finish_stream(const proto::OpenFile& file) {
-  const auto prepared = std::find_if(have_->files().begin(), have_->files().end(),
-                                     [&](const auto& each) { return each.id() == file.id(); });
-  if (prepared == have_->files().end() || !prepared->has_tcp_socket()) return;
+  const auto prepared =
+      std::lower_bound(have_->files().begin(), have_->files().end(), file.id(),
+                       [](const auto& each, std::uint32_t id) { return each.id() < id; });
+  if (prepared == have_->files().end() || prepared->id() != file.id()) return;
+  if (!prepared->has_tcp_socket()) return;
   if (!same_prepared(prepared->tcp_socket(), file.tcp_socket())) return;
   in_context([&] { finish_tcp_socket(sockets_.at(file.id()).get(), file.tcp_socket()); }, "fd {}",
              file.id());
   finished_streams_.insert(file.id());
 }
 
-void FdTableRestorer::restore_contents() {
-  in_context([&] { pipes_.fill(*have_); }, "pipes");
-  in_context([&] { unix_pairs_.fill(*have_, task_.host_pid()); }, "unix sockets");
-  for (const auto& file : have_->files()) {
+void FdTableRestorer::restore_contents(const proto::FdTable& want) {
+  in_context([&] { pipes_.fill(want); }, "pipes");
+  in_context([&] { unix_pairs_.fill(want, task_.host_pid()); }, "unix sockets");
+  for (const auto& file : want.files()) {
     in_context(
         [&] {
           if (file.has_tcp_socket() && !finished_streams_.contains(file.id()))
@@ -288,55 +308,27 @@ void FdTableRestorer::restore_contents() {
   }
 }
 
-void FdTableRestorer::append_flags_and_owner(SyscallBatch& batch,
-                                             const proto::OpenFile& file) const {
-  const std::string name = fmt::format("fd {}", file.id());
-  const auto flags = file.status_flags();
-  if ((flags & O_PATH) != 0) return;
-  if (!file.has_regular_file() || file.has_owner()) {
-    if (file.owner().pid() != 0) {
-      const f_owner_ex owner{static_cast<__pid_type>(file.owner().type()), file.owner().pid()};
-      const DataAt at = batch.put_value(owner);
-      batch.add(SYS_fcntl, {file.id(), F_SETOWN_EX, at}, name);
-    }
-    if (file.owner().signal() != 0) {
-      batch.add(SYS_fcntl, {file.id(), F_SETSIG, file.owner().signal()}, name);
-    }
-    batch.add(SYS_fcntl, {file.id(), F_SETFL, flags & (kSettableFlags | O_ASYNC)}, name);
-  } else if ((flags & O_ASYNC) != 0) {
-    batch.add(SYS_fcntl, {file.id(), F_SETFL, flags & (kSettableFlags | O_ASYNC)}, name);
+void FdTableRestorer::restore_states(const proto::FdTable& want) {
+  std::vector<const proto::OpenFile*> files;
+  std::set<std::uint32_t> named;
+  for (const auto& file : want.files()) {
+    files.push_back(&file);
   }
+  if (want.changes_only() && !states_.waiting().empty()) {
+    // A file that is named stands at the descriptor of that number.
+    for (const auto& entry : want.descriptors())
+      named.insert(static_cast<std::uint32_t>(entry.fd()));
+    named.insert(want.closed().begin(), want.closed().end());
+    for (const auto& file : have_->files()) {
+      if (states_.waits(file.id()) && named.count(file.id()) == 0) files.push_back(&file);
+    }
+  }
+  states_.apply(task_, files, StateTime::kSwitch);
 }
 
-void FdTableRestorer::restore_positions() {
-  SyscallBatch batch;
-  std::vector<std::pair<const proto::OpenFile*, DataAt>> statuses;
-  const auto check = [&](std::size_t rows) {
-    if (batch.rows().size() < rows || batch.empty()) return;
-    const BatchOutcome outcome = task_.run(batch);
-    for (const auto& [file, at] : statuses) {
-      check_regular_file(*file, outcome.value<struct stat>(at), FileCheck::kFinal);
-    }
-    statuses.clear();
-    batch = SyscallBatch();
-  };
-  for (const auto& file : have_->files()) {
-    const int fd = static_cast<int>(file.id());
-    if (file.has_regular_file()) {
-      append_offset(batch, fd, file);
-      if (S_ISREG(file.regular_file().mode())) {
-        statuses.emplace_back(&file, batch.reserve(sizeof(struct stat)));
-        batch.add(SYS_fstat, {fd, statuses.back().second}, file.regular_file().path());
-      }
-    } else if (file.has_eventfd()) {
-      append_eventfd_count(batch, fd, file.eventfd());
-    }
-    append_flags_and_owner(batch, file);
-    check(kRowsPerBatch);
-  }
-  check(0);
+void FdTableRestorer::arm_timers(const proto::FdTable& want) {
   SyscallBatch timers;
-  for (const auto& file : have_->files()) {
+  for (const auto& file : want.files()) {
     if (file.has_timerfd())
       append_arming(timers, static_cast<int>(file.id()), file.timerfd(), offsets_);
     run_when_large(task_, timers, kRowsPerBatch);
@@ -345,7 +337,7 @@ void FdTableRestorer::restore_positions() {
 }
 
 void FdTableRestorer::release(PacketReplay& replay) {
-  for (const auto& file : have_->files()) {
+  for (const auto& file : last_->files()) {
     in_context(
         [&] {
           if (file.has_tcp_socket())
@@ -359,7 +351,7 @@ void FdTableRestorer::release(PacketReplay& replay) {
 }
 
 void FdTableRestorer::prompt(PacketReplay& replay) const {
-  for (const auto& file : have_->files()) {
+  for (const auto& file : last_->files()) {
     if (!file.has_tcp_socket()) continue;
     in_context([&] { prompt_tcp_socket(file.tcp_socket(), replay); }, "fd {}", file.id());
   }
@@ -384,11 +376,28 @@ std::vector<std::string> FdTableRestorer::correct_sockets(pid_t host_pid,
   return failed;
 }
 
+// Listing thousands of descriptors takes long: mostly their number tells that nothing but the pidfd
+// is left over, which is never at a number that is wanted.
 void FdTableRestorer::finish() {
-  std::set<int> wanted;
-  for (const auto& entry : have_->descriptors()) wanted.insert(entry.fd());
+  const proto::FdTable& last = last_ ? *last_ : *have_;
+  int count = last.descriptors_size();
+  if (last.changes_only()) {
+    count += have_->descriptors_size() - touched_part(*have_, last).descriptors_size();
+  }
+  const ProcFdDirectory directory(task_.host_pid());
   SyscallBatch batch;
-  for (const int fd : ProcFdDirectory(task_.host_pid()).list()) {
+  if (directory.count() == static_cast<std::size_t>(count) + 1) {
+    batch.add(SYS_close, {agent_pidfd_}, "agent's pidfd");
+    task_.run(batch);
+    return;
+  }
+  std::set<int> wanted;
+  if (last.changes_only()) {
+    for (const auto& entry : have_->descriptors()) wanted.insert(entry.fd());
+    for (const int fd : last.closed()) wanted.erase(fd);
+  }
+  for (const auto& entry : last.descriptors()) wanted.insert(entry.fd());
+  for (const int fd : directory.list()) {
     if (wanted.count(fd) == 0) batch.add_may_fail(SYS_close, {fd}, fmt::format("fd {}", fd));
   }
   if (!batch.empty()) task_.run(batch);

@@ -1,8 +1,8 @@
 // Builds the descriptor table of a skeleton ahead of the switch and puts it right in the blackout.
 //
-//   build(want)     any number of times: what can stand before stands, what is gone is closed
-//   cut_over(want)  the blackout: the last differences, then offsets, counts, contents, epoll sets,
-//                   timers, TCP and UDP
+//   build(want)     any number of times: what can stand before stands, with its offset, count or
+//                   contents; what is gone is closed
+//   cut_over(want)  the blackout: the last differences, then timers, unix sockets, TCP and UDP
 //   finish()        nothing but the process's own descriptors is left in it
 //   release(replay) the handover is decided: sockets leave repair mode, the agent's copies go
 //
@@ -27,6 +27,7 @@
 #include "common/remote/remote_task.h"
 #include "dest-agent/restore/epolls.h"
 #include "dest-agent/restore/fd_plan.h"
+#include "dest-agent/restore/file_states.h"
 #include "dest-agent/restore/pipes.h"
 #include "dest-agent/restore/regular_files.h"
 #include "dest-agent/restore/unix_sockets.h"
@@ -77,20 +78,23 @@ class FdTableRestorer {
   void place_files(const std::vector<Making>& makings, const BatchOutcome& outcome,
                    const std::map<std::uint32_t, int>& unix_fds, int above);
   void set_descriptors(const FdPlan& plan);
-  void restore_contents();
-  void restore_positions();
-  void append_flags_and_owner(SyscallBatch& batch, const proto::OpenFile& file) const;
+  void reconcile(const proto::FdTable& want);
+  void restore_contents(const proto::FdTable& want);
+  void restore_states(const proto::FdTable& want);
+  void arm_timers(const proto::FdTable& want);
 
   RemoteTask& task_;
   int agent_pidfd_;
   std::uint64_t descriptors_max_ = 0;  // RLIMIT_NOFILE of the skeleton while it is built
   TimeOffsets offsets_;
   std::map<std::uint32_t, std::uint64_t> inodes_;  // of `sockets_`, also once they are let go of
-  std::shared_ptr<const proto::FdTable> have_;     // as last built
+  std::shared_ptr<const proto::FdTable> have_;     // as last built; whole
+  std::shared_ptr<const proto::FdTable> last_;     // of cut_over(), which may be changes to have_
   std::map<int, bool> close_on_exec_;              // of the description being built, by descriptor
   std::map<std::uint32_t, UniqueFd> sockets_;      // agent's copies of TCP and UDP sockets, by file
   std::set<std::uint32_t> finished_streams_;       // by file
   EpollSets epolls_;
+  FileStates states_;
   PipeStore pipes_;
   UnixPairs unix_pairs_;
 };

@@ -1,8 +1,12 @@
 #include "dest-agent/restore/pipes.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
+#include <set>
+
+#include "common/base/scope_exit.h"
 
 namespace godwit {
 namespace {
@@ -26,6 +30,29 @@ void write_all(int fd, const char* from, std::size_t bytes, bool as_packet, std:
   }
 }
 
+void drain(int fd, std::uint32_t id) {
+  char block[65536];
+  for (;;) {
+    int waiting = 0;
+    if (ioctl(fd, FIONREAD, &waiting) != 0) throw_system("fd {}: FIONREAD on the pipe", id);
+    if (waiting == 0) return;
+    if (read(fd, block, sizeof block) <= 0) throw_system("fd {}: empty the pipe", id);
+  }
+}
+
+void set_capacity(int fd, int& known, const proto::OpenFile& file) {
+  const int want = static_cast<int>(file.pipe_end().capacity());
+  if (want == 0) return;
+  if (known == 0) known = fcntl(fd, F_GETPIPE_SZ);
+  if (want == known) return;
+  if (fcntl(fd, F_SETPIPE_SZ, want) < 0) {
+    const int code = errno;
+    throw Error(fmt::format("fd {}: give the pipe {} bytes: {}", file.id(), want, errno_text(code)),
+                code, "raise fs.pipe-max-size and fs.pipe-user-pages-soft at the destination");
+  }
+  known = want;
+}
+
 }  // namespace
 
 UniqueFd PipeStore::end_for(const proto::OpenFile& file) {
@@ -42,7 +69,18 @@ UniqueFd PipeStore::end_for(const proto::OpenFile& file) {
   const UniqueFd& end = write_end ? pipe.write_end : pipe.read_end;
   if (given || access == O_RDWR) return open_again(end.get(), file.status_flags());
   given = true;
+  given_[file.id()] = {file.pipe_end().pipe(), write_end};
   return duplicate_fd(end.get());
+}
+
+void PipeStore::forget(std::uint32_t id) {
+  const auto given = given_.find(id);
+  if (given == given_.end()) return;
+  const auto pipe = pipes_.find(given->second.pipe);
+  if (pipe != pipes_.end()) {
+    (given->second.write_end ? pipe->second.write_end_given : pipe->second.read_end_given) = false;
+  }
+  given_.erase(given);
 }
 
 void PipeStore::keep_only(const proto::FdTable& want) {
@@ -63,24 +101,26 @@ void PipeStore::fill(const proto::FdTable& want) {
   for (const auto& file : want.files()) {
     if (!file.has_pipe_end()) continue;
     const auto& end = file.pipe_end();
-    const Pipe& pipe = pipes_.at(end.pipe());
-    const int capacity = fcntl(pipe.read_end.get(), F_GETPIPE_SZ);
-    if (end.capacity() != 0 && capacity != static_cast<int>(end.capacity()) &&
-        fcntl(pipe.read_end.get(), F_SETPIPE_SZ, end.capacity()) < 0) {
-      const int code = errno;
-      throw Error(fmt::format("fd {}: give the pipe {} bytes: {}", file.id(), end.capacity(),
-                              errno_text(code)),
-                  code, "raise fs.pipe-max-size and fs.pipe-user-pages-soft at the destination");
-    }
-    if (!end.contents().empty()) {
-      write_contents(pipe, file, packet_pipes.count(end.pipe()) > 0);
+    Pipe& pipe = pipes_.at(end.pipe());
+    set_capacity(pipe.read_end.get(), pipe.capacity, file);
+    const bool same =
+        pipe.contents == end.contents() && std::ranges::equal(pipe.packets, end.packets());
+    if (end.tells_contents() && !same) {
+      drain(pipe.read_end.get(), file.id());
+      set_contents(pipe, file, packet_pipes.count(end.pipe()) > 0);
     }
   }
 }
 
-void PipeStore::write_contents(const Pipe& pipe, const proto::OpenFile& file, bool packet_mode) {
+void PipeStore::set_contents(Pipe& pipe, const proto::OpenFile& file, bool packet_mode) {
   const auto& end = file.pipe_end();
+  pipe.contents = end.contents();
+  pipe.packets.assign(end.packets().begin(), end.packets().end());
+  if (end.contents().empty()) return;
   const int to = pipe.write_end.get();
+  // The skeleton's first end is the same open file.
+  const int flags = fcntl(to, F_GETFL);
+  const ScopeExit give_back([&] { fcntl(to, F_SETFL, flags); });
   const char* from = end.contents().data();
   if (!packet_mode && end.packets_size() <= 1) {
     write_all(to, from, end.contents().size(), false, file.id());

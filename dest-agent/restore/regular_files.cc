@@ -72,6 +72,10 @@ void check_regular_file(const proto::OpenFile& file, const struct stat& found, F
                 0, hint);
   }
   if (!S_ISREG(want.mode())) return;
+  if (when == FileCheck::kFinal && found.st_nlink == 0) {
+    throw Error(fmt::format("{} was replaced by another file", name_of(file)), 0,
+                "begin the migration again");
+  }
   const auto bytes = static_cast<std::uint64_t>(found.st_size);
   const auto modified_ns = found.st_mtim.tv_sec * 1'000'000'000LL + found.st_mtim.tv_nsec;
   if (bytes == want.bytes()) return;
@@ -83,9 +87,7 @@ void check_regular_file(const proto::OpenFile& file, const struct stat& found, F
 }
 
 void append_offset(SyscallBatch& batch, int fd, const proto::OpenFile& file) {
-  const auto& want = file.regular_file();
-  if (want.offset() == 0 || S_ISCHR(want.mode()) || (file.status_flags() & O_PATH) != 0) return;
-  batch.add(SYS_lseek, {fd, want.offset(), SEEK_SET}, name_of(file));
+  batch.add(SYS_lseek, {fd, file.regular_file().offset(), SEEK_SET}, name_of(file));
 }
 
 }  // namespace godwit

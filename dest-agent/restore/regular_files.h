@@ -20,7 +20,7 @@ enum class FileCheck { kEarly, kFinal };
 // Throws Error naming the descriptor, the path and the way out when it is another file.
 void check_regular_file(const proto::OpenFile& file, const struct stat& found, FileCheck when);
 
-// Rows: lseek, where the file at descriptor `fd` (just opened) is not at its place yet.
+// Row: lseek. Not for devices nor O_PATH.
 void append_offset(SyscallBatch& batch, int fd, const proto::OpenFile& file);
 
 // The Error for an openat that failed with `code`.

@@ -5,7 +5,7 @@
 // again: refused.
 #pragma once
 
-#include <map>
+#include <functional>
 
 #include "common/model/findings.h"
 #include "proto/epolls.pb.h"
@@ -15,8 +15,8 @@ namespace godwit {
 
 bool is_epoll(const FdFacts& facts);
 
-// `open` has every descriptor of the process by number.
-proto::Epoll capture_epoll(const FdFacts& facts, const std::map<int, const FdFacts*>& open,
-                           Findings& findings);
+// `find` gives any descriptor of the process by number, null: not open.
+using FindFd = std::function<const FdFacts*(int)>;
+proto::Epoll capture_epoll(const FdFacts& facts, const FindFd& find, Findings& findings);
 
 }  // namespace godwit

@@ -53,6 +53,7 @@ void normalize_udp(proto::UdpSocket& socket) {
 void normalize(proto::OpenFile& file, Renaming& rename) {
   if (file.has_regular_file()) {
     file.mutable_regular_file()->clear_modified_ns();
+    file.mutable_regular_file()->clear_inode();
   } else if (file.has_pipe_end()) {
     auto& end = *file.mutable_pipe_end();
     end.set_pipe(rename(end.pipe()));

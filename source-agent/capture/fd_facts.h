@@ -5,17 +5,20 @@
 #include <fmt/format.h>
 #include <sys/types.h>
 
+#include <memory>
 #include <string>
 
 #include "common/base/unique_fd.h"
 #include "common/kernel/file_identity.h"
 #include "common/kernel/proc_fdinfo.h"
 #include "common/kernel/tcp_repair.h"
+#include "proto/fd_table.pb.h"
 
 namespace godwit {
 
 enum class FdDepth {
   kShape,     // what the destination can build ahead of the switch; the process may run
+  kAhead,     // and what it can fill in ahead: pipes, owners; the process may run
   kContents,  // and what is queued, counted and owned; the process is stopped
   kFinal,     // and the TCP streams; the blackout
 };
@@ -25,10 +28,21 @@ struct FdFacts {
   int fd = -1;
   std::string link;  // what /proc/PID/fd/N says
   FileStamp stamp;
-  bool asked = false;    // its flags come by a row in the process
-  bool told = false;     // info has been read
-  FdInfo info;           // flags and offset always; the rest where the kind has it
-  TcpFacts before_hold;  // of a TCP socket that was known, as it was when the duplicate was taken
+  bool asked = false;     // its flags come by a row in the process
+  bool told = false;      // info has been read
+  FdInfo info;            // flags and offset always; the rest where the kind has it
+  TcpFacts before_hold;   // of a TCP socket that was known, as it was when the duplicate was taken
+  std::string info_text;  // what `info` was read from
+  bool same = false;      // in the blackout: it is as described
+  int doubts = 0;         // questions that have not been answered so yet
+  bool closed = false;    // in the blackout: it is no more
+  bool torn = false;      // replaced while a running process was described, or left out
+  int leader = -1;        // the lowest descriptor of the same open file
+  std::size_t share_key = 0;             // in the blackout: other ones do not share an open file
+  std::size_t rank = 0;                  // kcmp's order among those that could share an open file
+  proto::FileOwner owner;                // of the leader
+  std::unique_ptr<proto::PipeEnd> pipe;  // of the leader, of a pipe described ahead
+  int waiting = 0;                       // bytes in a pipe, in the blackout
   // A duplicate in the agent. Invalid for kinds that are described from /proc, while the process
   // runs: a duplicate keeps a file open that the process closes, so it is taken late and given back
   // soon.
@@ -36,6 +50,7 @@ struct FdFacts {
 
   // "fd 7 (/srv/db.log)", for findings and errors.
   std::string name() const { return fmt::format("fd {} ({})", fd, link); }
+  bool is_socket() const { return link.starts_with("socket:["); }
   bool is_anonymous(const char* kind) const { return link == std::string("anon_inode:") + kind; }
 };
 

@@ -38,10 +38,11 @@ std::string FdHolder::describe() const {
   return fmt::format("process {} ({}), fd {}", pid, status ? status->name : "gone", fd);
 }
 
-void FdHolders::look_for(const std::vector<FdFacts>& facts, Sockets sockets) {
+void FdHolders::look_for(const std::vector<FdFacts*>& facts, Sockets sockets) {
   Wanted wanted;
   bool news = false;
-  for (const FdFacts& entry : facts) {
+  for (const FdFacts* each : facts) {
+    const FdFacts& entry = *each;
     // Devices without a state are everybody's; nothing is lost by opening them again.
     if (S_ISCHR(entry.stamp.mode)) continue;
     wanted[entry.link].fds.push_back(entry.fd);

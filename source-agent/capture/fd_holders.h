@@ -30,7 +30,7 @@ class FdHolders {
 
   // Looks through every process, when one of `facts` was not looked for before. Costs about a
   // microsecond per descriptor of the host.
-  void look_for(const std::vector<FdFacts>& facts, Sockets sockets = Sockets::kAll);
+  void look_for(const std::vector<FdFacts*>& facts, Sockets sockets = Sockets::kAll);
   // Somebody else with the same pipe, socket or open file.
   std::optional<FdHolder> outside(const FdFacts& facts) const;
 

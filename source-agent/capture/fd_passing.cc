@@ -81,6 +81,7 @@ Findings FdTableCapture::find_passing_among(std::vector<FdFacts>& facts) {
       examine_passing_socket(entry, found);
       continue;
     }
+    if (entry.same) continue;
     while (before != shape_.end() && before->fd < entry.fd) ++before;
     const bool known = before != shape_.end() && before->fd == entry.fd &&
                        before->stamp.is_same_file(entry.stamp) && before->link == entry.link;

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <thread>
 
+#include "common/base/clock.h"
 #include "common/base/scope_exit.h"
 #include "common/kernel/fd_limit.h"
 #include "common/kernel/kcmp.h"
@@ -17,6 +18,7 @@
 #include "source-agent/capture/epolls.h"
 #include "source-agent/capture/eventfds.h"
 #include "source-agent/capture/fd_owner.h"
+#include "source-agent/capture/fd_table_files.h"
 #include "source-agent/capture/foreign_files.h"
 #include "source-agent/capture/pipes.h"
 #include "source-agent/capture/signalfds.h"
@@ -30,7 +32,7 @@ namespace {
 
 constexpr int kAttempts = 5;  // a running process may change during a description
 
-bool is_socket(const FdFacts& facts) { return facts.link.starts_with("socket:["); }
+bool is_running(FdDepth depth) { return depth == FdDepth::kShape || depth == FdDepth::kAhead; }
 
 bool is_internet(int family) { return family == AF_INET || family == AF_INET6; }
 
@@ -49,14 +51,6 @@ bool SocketType::is_udp() const {
 }
 bool SocketType::is_unix() const { return family == AF_UNIX; }
 
-struct FdTableCapture::Files {
-  std::map<int, const FdFacts*> open;
-  std::map<int, int> leader;            // descriptor -> lowest descriptor of the same open file
-  std::set<std::uint64_t> own_sockets;  // inodes
-  UnixTable unix_table;
-  std::map<std::uint64_t, int> pipe_readers;  // inode -> the open file that carries the contents
-};
-
 FdTableCapture::FdTableCapture(pid_t host_pid)
     : host_pid_(host_pid), directory_(host_pid), holders_(host_pid), regular_files_(host_pid) {
   raise_descriptor_limit();
@@ -66,7 +60,10 @@ FdTableCapture::FdTableCapture(pid_t host_pid)
   own_network_ = try_stamp("/proc/self/ns/net").value_or(FileStamp{}).inode;
 }
 
-void FdTableCapture::refresh() { holders_.look_for(read_running()); }
+void FdTableCapture::refresh() {
+  auto facts = read_running();
+  holders_.look_for(pointers_to(facts));
+}
 
 UniqueFd FdTableCapture::copy_fd(int fd) const {
   UniqueFd copy(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd_.get(), fd, 0)));
@@ -76,27 +73,31 @@ UniqueFd FdTableCapture::copy_fd(int fd) const {
   return copy;
 }
 
-std::vector<FdFacts> FdTableCapture::read_running() {
+std::vector<FdFacts> FdTableCapture::read_running(FdDepth depth) {
   std::vector<FdFacts> out;
   for (const int fd : directory_.list()) {
     FdFacts facts;
     facts.host_pid = host_pid_;
     facts.fd = fd;
     auto link = directory_.link(fd);
-    auto info = directory_.info(fd);
+    auto text = directory_.info_text(fd);
     const auto stamp = try_stamp(directory_.path(fd));
-    if (!link || !info || !stamp) continue;  // closed meanwhile
+    if (!link || !text || !stamp) continue;  // closed meanwhile
     facts.link = std::move(*link);
-    facts.info = std::move(*info);
+    facts.info = parse_fdinfo(*text);
     facts.told = true;
     facts.stamp = *stamp;
+    if (depth == FdDepth::kAhead) {
+      facts.torn = directory_.link(fd) != facts.link;
+      facts.info_text = std::move(*text);
+    }
     out.push_back(std::move(facts));
   }
   return out;
 }
 
 const FdTableCapture::KnownSocket* FdTableCapture::find_known(const FdFacts& facts) const {
-  if (!is_socket(facts)) return nullptr;
+  if (!facts.is_socket()) return nullptr;
   const auto found = known_.find(inode_of_link(facts.link));
   return found == known_.end() ? nullptr : &found->second;
 }
@@ -114,110 +115,89 @@ SocketType FdTableCapture::socket_type(const FdFacts& facts, int agent_fd) const
   return {get(SO_DOMAIN), get(SO_TYPE), get(SO_PROTOCOL)};
 }
 
+std::optional<FdFacts> FdTableCapture::try_read_stopped(int fd) const {
+  FdFacts facts;
+  facts.host_pid = host_pid_;
+  facts.fd = fd;
+  facts.copy = copy_fd(fd);
+  auto link = directory_.link(fd);
+  if (!facts.copy.valid() || !link) return std::nullopt;
+  facts.link = std::move(*link);
+  const KnownSocket* known = find_known(facts);
+  if (known != nullptr) {
+    facts.stamp = known->stamp;
+    facts.before_hold = tcp_facts(facts.copy.get());
+  } else {
+    struct stat status {};
+    if (fstat(facts.copy.get(), &status) != 0) throw_system("stat {}", facts.name());
+    facts.stamp = stamp_of(status);
+  }
+  return facts;
+}
+
 std::vector<FdFacts> FdTableCapture::read_stopped() {
   std::vector<FdFacts> out;
   for (const int fd : directory_.list()) {
-    FdFacts facts;
-    facts.host_pid = host_pid_;
-    facts.fd = fd;
-    facts.copy = copy_fd(fd);
-    auto link = directory_.link(fd);
-    if (!facts.copy.valid() || !link) fail("fd {} of process {} vanished", fd, host_pid_);
-    facts.link = std::move(*link);
-    const KnownSocket* known = find_known(facts);
-    if (known != nullptr) {
-      facts.stamp = known->stamp;
-      facts.before_hold = tcp_facts(facts.copy.get());
-    } else {
-      struct stat status {};
-      if (fstat(facts.copy.get(), &status) != 0) throw_system("stat {}", facts.name());
-      facts.stamp = stamp_of(status);
-    }
-    out.push_back(std::move(facts));
+    auto facts = try_read_stopped(fd);
+    if (!facts) fail("fd {} of process {} vanished", fd, host_pid_);
+    out.push_back(std::move(*facts));
   }
   return out;
 }
 
-void FdTableCapture::ask_close_on_exec(SyscallBatch& batch) {
-  asked_.clear();
-  for (FdFacts& entry : kept_) {
-    if (!is_socket(entry) && !is_pipe(entry)) continue;
-    entry.asked = true;
-    asked_.emplace_back(&entry, batch.add(SYS_fcntl, {entry.fd, F_GETFD}, entry.name()));
-  }
-}
-
-void FdTableCapture::read_close_on_exec(const BatchOutcome& outcome) {
-  for (auto& [entry, row] : asked_) {
-    const int flags = fcntl(entry->copy.get(), F_GETFL);
-    if (flags < 0) throw_system("F_GETFL of {}", entry->name());
-    entry->info.flags = static_cast<std::uint32_t>(flags);
-    if ((outcome[row] & FD_CLOEXEC) != 0) entry->info.flags |= O_CLOEXEC;
-  }
-}
-
-void FdTableCapture::read_infos(std::vector<FdFacts>& facts) const {
-  for (FdFacts& entry : facts) {
-    if (!entry.asked) read_info(entry);
-  }
-}
-
-void FdTableCapture::read_info(FdFacts& facts) const {
-  if (facts.told) return;
-  auto info = directory_.info(facts.fd);
-  if (!info) fail("{} of process {} vanished", facts.name(), host_pid_);
-  facts.info = std::move(*info);
-  facts.told = true;
-}
-
 FdTableCapture::Files FdTableCapture::group(std::vector<FdFacts>& facts) const {
   Files files;
+  files.all = &facts;
   // Of each link (the same object by name), the open files found so far, in kcmp's order.
   std::map<std::string, std::vector<int>> leaders;
-  for (const FdFacts& entry : facts) {
-    files.open[entry.fd] = &entry;
+  for (FdFacts& entry : facts) {
     auto& candidates = leaders[entry.link];
-    if (is_socket(entry)) {  // a socket has exactly one open file
+    if (entry.is_socket()) {  // a socket has exactly one open file
       files.own_sockets.insert(entry.stamp.inode);
       if (candidates.empty()) candidates.push_back(entry.fd);
-      files.leader[entry.fd] = candidates.front();
+      entry.leader = candidates.front();
       continue;
     }
+    entry.leader = entry.fd;
     bool shared = false;
     const auto place =
         std::lower_bound(candidates.begin(), candidates.end(), entry.fd, [&](int have, int fd) {
           const int order = try_compare_open_files(host_pid_, have, host_pid_, fd);
           if (order == 0) {
             shared = true;
-            files.leader[fd] = have;
+            entry.leader = have;
           }
           return order == -1;
         });
     if (shared) continue;
-    files.leader[entry.fd] = entry.fd;
     candidates.insert(place, entry.fd);
-    if (is_pipe(entry) && (entry.info.flags & O_ACCMODE) != O_WRONLY) {
-      files.pipe_readers.try_emplace(entry.stamp.inode, entry.fd);
-    }
+    if (is_pipe(entry)) files.add_pipe(entry);
   }
+  std::map<int, std::size_t> ranks;
+  for (const auto& [link, candidates] : leaders) {
+    for (std::size_t rank = 0; rank < candidates.size(); ++rank) ranks[candidates[rank]] = rank;
+  }
+  for (FdFacts& entry : facts) entry.rank = ranks[entry.leader];
   return files;
 }
 
-proto::FdTable FdTableCapture::assemble(std::vector<FdFacts>& facts, FdDepth depth,
-                                        Findings& findings) {
+proto::FdTable FdTableCapture::assemble(const std::vector<FdFacts*>& facts, Files& files,
+                                        FdDepth depth, Findings& findings) {
   proto::FdTable out;
-  Files files = group(facts);
   std::set<int> left_out;
-  for (FdFacts& entry : facts) {
-    const int leader = files.leader.at(entry.fd);
-    if (leader == entry.fd && !assemble_file(entry, depth, files, out, findings)) {
-      left_out.insert(leader);
+  for (FdFacts* each : facts) {
+    FdFacts& entry = *each;
+    if (entry.leader == entry.fd && !assemble_file(entry, depth, files, out, findings)) {
+      left_out.insert(entry.leader);
     }
-    if (left_out.count(leader) > 0) continue;
+    if (left_out.count(entry.leader) > 0) {
+      entry.torn = true;
+      continue;
+    }
     auto* descriptor = out.add_descriptors();
     descriptor->set_fd(entry.fd);
     descriptor->set_close_on_exec((entry.info.flags & O_CLOEXEC) != 0);
-    descriptor->set_file(static_cast<std::uint32_t>(leader));
+    descriptor->set_file(static_cast<std::uint32_t>(entry.leader));
   }
   return out;
 }
@@ -231,17 +211,40 @@ bool FdTableCapture::assemble_file(FdFacts& facts, FdDepth depth, Files& files, 
   file.set_status_flags(facts.info.flags & ~static_cast<std::uint32_t>(O_CLOEXEC));
   examine_holders(facts, own);
   try {
-    describe_file(facts, depth, files, file, own);
+    if (depth == FdDepth::kAhead) {
+      describe_ahead(facts, files, file, own);
+    } else {
+      describe_file(facts, depth, files, file, own);
+    }
   } catch (const Refused& refused) {
     refuse(own, refused.id(), facts.name(), refused.what(), refused.hint());
   }
-  if (depth != FdDepth::kShape && (facts.info.flags & O_PATH) == 0) {
+  if (!is_running(depth) && (facts.info.flags & O_PATH) == 0) {
     capture_file_owner(facts, file, own);
   }
-  const bool left_out = depth == FdDepth::kShape && refuses(own);
+  const bool left_out = is_running(depth) && refuses(own);
   if (left_out) out.mutable_files()->RemoveLast();
   findings.insert(findings.end(), own.begin(), own.end());
   return !left_out;
+}
+
+// With a duplicate for as long as it takes.
+void FdTableCapture::describe_ahead(FdFacts& facts, Files& files, proto::OpenFile& out,
+                                    Findings& findings) {
+  if (facts.is_socket() || is_timerfd(facts) || (facts.info.flags & O_PATH) != 0) {
+    return describe_file(facts, FdDepth::kAhead, files, out, findings);
+  }
+  facts.copy = copy_fd(facts.fd);
+  const ScopeExit give_back([&] { facts.copy.reset(); });
+  if (!facts.copy.valid() || !stamp_fd(facts.copy.get(), facts.name()).is_same_file(facts.stamp)) {
+    facts.copy.reset();
+    facts.torn = true;
+    return describe_file(facts, FdDepth::kShape, files, out, findings);
+  }
+  describe_file(facts, FdDepth::kAhead, files, out, findings);
+  capture_file_owner(facts, out, findings);
+  facts.owner = out.owner();
+  if (out.has_pipe_end()) facts.pipe = std::make_unique<proto::PipeEnd>(out.pipe_end());
 }
 
 void FdTableCapture::examine_holders(const FdFacts& facts, Findings& findings) const {
@@ -261,21 +264,21 @@ void FdTableCapture::examine_holders(const FdFacts& facts, Findings& findings) c
 
 void FdTableCapture::describe_file(FdFacts& facts, FdDepth depth, Files& files,
                                    proto::OpenFile& out, Findings& findings) {
-  if (is_socket(facts)) return describe_socket(facts, depth, files, out, findings);
+  if (facts.is_socket()) return describe_socket(facts, depth, files, out, findings);
   if (is_path_file(facts)) {
     *out.mutable_regular_file() = regular_files_.describe(facts, findings);
   } else if (is_pipe(facts)) {
     const auto reader = files.pipe_readers.find(facts.stamp.inode);
     const bool contents = depth != FdDepth::kShape && reader != files.pipe_readers.end() &&
                           reader->second == facts.fd;
-    *out.mutable_pipe_end() = capture_pipe_end(facts, contents);
+    *out.mutable_pipe_end() = capture_pipe_end(facts, contents, !is_running(depth), pipe_reader_);
   } else if (is_eventfd(facts)) {
     *out.mutable_eventfd() = capture_eventfd(facts, findings);
   } else if (is_epoll(facts)) {
     // A running process may close a target between its listing and the set's.
     Findings passing;
-    *out.mutable_epoll() =
-        capture_epoll(facts, files.open, depth == FdDepth::kShape ? passing : findings);
+    *out.mutable_epoll() = capture_epoll(
+        facts, [&](int fd) { return files.find(fd); }, is_running(depth) ? passing : findings);
   } else if (is_timerfd(facts)) {
     *out.mutable_timerfd() = capture_timerfd(facts, directory_, offsets_, findings);
   } else if (is_signalfd(facts)) {
@@ -319,7 +322,7 @@ void FdTableCapture::describe_socket(FdFacts& facts, FdDepth depth, Files& files
   } else if (type.is_unix()) {
     const auto own = [&](std::uint64_t inode) { return files.own_sockets.count(inode) > 0; };
     *out.mutable_unix_socket() =
-        capture_unix_socket(facts, depth != FdDepth::kShape, own, files.unix_table, findings);
+        capture_unix_socket(facts, !is_running(depth), own, files.unix_table, findings);
   } else {
     refuse_foreign_socket(facts, type.family, type.type, type.protocol, findings);
   }
@@ -334,7 +337,7 @@ void FdTableCapture::describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::T
     out = capture_tcp_socket_again(fd, known->second.described);
     known->second.relied_on = true;
   }
-  if (depth == FdDepth::kShape) {
+  if (is_running(depth)) {
     KnownSocket seen{facts.stamp, socket_type(facts, fd), out, false, std::nullopt};
     if (has_tcp_stream(static_cast<TcpState>(out.state()))) {
       seen.described.mutable_stream()->set_congestion_control(tcp_congestion_control(fd));
@@ -346,15 +349,19 @@ void FdTableCapture::describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::T
   capture_tcp_stream(fd, out, known == known_.end() ? nullptr : &facts.before_hold);
 }
 
-proto::FdTable FdTableCapture::describe() {
+proto::FdTable FdTableCapture::describe(FdDepth depth) {
   for (int attempt = 1;; ++attempt) {
     try {
+      glance_.clear();
       known_.clear();
-      auto facts = read_running();
+      shape_is_ahead_ = depth == FdDepth::kAhead;
+      shape_began_ns_ = clock_ns(CLOCK_REALTIME);
+      auto facts = read_running(depth);
       leave_out_transaction(facts);
-      holders_.look_for(facts);
+      holders_.look_for(pointers_to(facts));
       Findings findings;
-      auto out = assemble(facts, FdDepth::kShape, findings);
+      Files files = group(facts);
+      auto out = assemble(pointers_to(facts), files, depth, findings);
       shape_ = std::move(facts);
       return out;
     } catch (const Error&) {
@@ -372,44 +379,10 @@ proto::FdTable FdTableCapture::describe_stopped(RemoteTask* task) {
     if (!batch.empty()) read_close_on_exec(task->run(batch));
   }
   read_infos(kept_);
-  holders_.look_for(kept_);
+  holders_.look_for(pointers_to(kept_));
   Findings findings;
-  auto out = assemble(kept_, FdDepth::kContents, findings);
-  throw_first_refusal(findings);
-  return out;
-}
-
-void FdTableCapture::take_copies() {
-  asked_.clear();
-  kept_ = read_stopped();
-}
-
-void FdTableCapture::give_back() {
-  asked_.clear();
-  kept_.clear();
-}
-
-std::vector<SocketCopy> FdTableCapture::sockets() const {
-  std::vector<SocketCopy> out;
-  std::set<std::uint64_t> seen;
-  for (const FdFacts& facts : kept_) {
-    if (!is_socket(facts) || !seen.insert(facts.stamp.inode).second) continue;
-    const SocketType type = socket_type(facts, facts.copy.get());
-    const SocketKind kind = type.is_tcp()   ? SocketKind::kTcp
-                            : type.is_udp() ? SocketKind::kUdp
-                                            : SocketKind::kUnix;
-    const KnownSocket* known = find_known(facts);
-    out.push_back({facts.fd, facts.copy.get(), facts.stamp.inode, kind,
-                   known != nullptr ? known->segments_in : std::nullopt});
-  }
-  return out;
-}
-
-proto::FdTable FdTableCapture::describe_final() {
-  read_infos(kept_);
-  holders_.look_for(kept_, FdHolders::Sockets::kKnown);
-  Findings findings;
-  auto out = assemble(kept_, FdDepth::kFinal, findings);
+  Files files = group(kept_);
+  auto out = assemble(pointers_to(kept_), files, FdDepth::kContents, findings);
   throw_first_refusal(findings);
   return out;
 }
@@ -421,7 +394,9 @@ void FdTableCapture::examine_epolls(Findings& findings) {
     auto facts = read_running();
     const Files files = group(facts);
     for (const FdFacts& entry : facts) {
-      if (is_epoll(entry)) capture_epoll(entry, files.open, found);
+      if (!is_epoll(entry)) continue;
+      capture_epoll(
+          entry, [&](int fd) { return files.find(fd); }, found);
     }
     return found;
   };
@@ -439,12 +414,12 @@ void FdTableCapture::examine_epolls(Findings& findings) {
 void FdTableCapture::examine_sockets(std::vector<FdFacts>& facts, Findings& findings) const {
   std::set<std::uint64_t> inodes;
   for (const FdFacts& entry : facts) {
-    if (is_socket(entry)) inodes.insert(entry.stamp.inode);
+    if (entry.is_socket()) inodes.insert(entry.stamp.inode);
   }
   if (inodes.empty()) return;
   const ProcessSockets sockets(inodes);
   for (FdFacts& entry : facts) {
-    if (!is_socket(entry) || inodes.erase(entry.stamp.inode) == 0) continue;
+    if (!entry.is_socket() || inodes.erase(entry.stamp.inode) == 0) continue;
     entry.copy = copy_fd(entry.fd);
     if (!entry.copy.valid()) continue;  // closed meanwhile
     if (is_tcp_socket(entry.copy.get())) {
@@ -466,9 +441,10 @@ Findings FdTableCapture::examine_once() {
   for (int attempt = 1;; ++attempt) {
     try {
       auto facts = read_running();
-      holders_.look_for(facts);
+      holders_.look_for(pointers_to(facts));
       Findings found;
-      assemble(facts, FdDepth::kShape, found);
+      Files files = group(facts);
+      assemble(pointers_to(facts), files, FdDepth::kShape, found);
       examine_sockets(facts, found);
       examine_epolls(found);
       findings.insert(findings.end(), found.begin(), found.end());

@@ -13,6 +13,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "common/kernel/time_namespace.h"
@@ -21,7 +22,9 @@
 #include "common/remote/syscall_batch.h"
 #include "proto/fd_table.pb.h"
 #include "source-agent/capture/fd_facts.h"
+#include "source-agent/capture/fd_glance.h"
 #include "source-agent/capture/fd_holders.h"
+#include "source-agent/capture/pipes.h"
 #include "source-agent/capture/regular_files.h"
 #include "source-agent/capture/unmovable.h"
 
@@ -60,16 +63,22 @@ class FdTableCapture {
 
   // The shape: descriptors, sharing, flags, paths, addresses; what is queued, counted and owned is
   // left out, and so is what can't be moved as it is now: find_passing() judges it at the switch.
-  // The process may run: then what changes during the call is described one way or other.
-  proto::FdTable describe();
+  // The process may run: then what changes during the call is described one way or other. kAhead:
+  // what is queued, counted and owned as it is at that moment.
+  proto::FdTable describe(FdDepth depth = FdDepth::kShape);
 
   // Everything but TCP streams. The process is stopped. `task` may be null: it saves reading fdinfo
   // for sockets.
   proto::FdTable describe_stopped(RemoteTask* task = nullptr);
 
   // --- The blackout -----------------------------------------------------------------------------
-  // The process is stopped: takes duplicates of everything, kept until give_back().
-  void take_copies();
+  // Before it, as the last: lays out the questions about what describe(kAhead) has seen. Then
+  // describe_final() gives changes only.
+  void expect_stop();
+  // The process is stopped. Without expect_stop(), or a task: takes duplicates of everything, kept
+  // until give_back(). Else: finds out what is not as described, and takes duplicates of that and
+  // of sockets.
+  void take_copies(RemoteTask* task = nullptr);
   // Then, before anything rests on the stop: what has come since the last describe() and can't be
   // moved, or is locked. Mostly that passes, if the process is given the copies back and goes on.
   Findings find_passing();
@@ -92,6 +101,9 @@ class FdTableCapture {
   // Everything else, TCP streams included. Of TCP sockets that describe() has seen, only what
   // programs change while they work is read again: find_corrections() looks at the rest.
   proto::FdTable describe_final();
+  // After describe_final(), while the process is still stopped: throws Error or Refused when
+  // something was taken for unchanged that is not.
+  void confirm(RemoteTask& task);
   // After the commit, before give_back(): what describe_final() took for unchanged and was not.
   proto::Corrections find_corrections() const;
   // Closes the duplicates; before the process may go on.
@@ -102,9 +114,9 @@ class FdTableCapture {
   void examine(Findings& findings);
 
  private:
-  struct Files;  // descriptors grouped by open file
+  struct Files;  // what descriptors have to know of each other
 
-  std::vector<FdFacts> read_running();
+  std::vector<FdFacts> read_running(FdDepth depth = FdDepth::kShape);
   // A TCP socket as describe() saw it.
   struct KnownSocket {
     FileStamp stamp;
@@ -115,6 +127,16 @@ class FdTableCapture {
   };
 
   std::vector<FdFacts> read_stopped();
+  std::optional<FdFacts> try_read_stopped(int fd) const;
+  void look_again(RemoteTask& task);
+  void note_change(const FdFacts& facts);
+  void add_new();
+  void forget_changes();
+  void group_sockets();
+  void group_again();
+  void sort_out(std::span<FdFacts*> alike);
+  bool pipe_is_as_described(const FdFacts& facts);
+  std::vector<FdFacts*> find_changes();
   std::vector<const FdFacts*> known_connections() const;
   void read_infos(std::vector<FdFacts>& facts) const;
   void read_info(FdFacts& facts) const;
@@ -126,7 +148,9 @@ class FdTableCapture {
   SocketType socket_type(const FdFacts& facts, int agent_fd) const;
   void describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::TcpSocket& out);
   Files group(std::vector<FdFacts>& facts) const;
-  proto::FdTable assemble(std::vector<FdFacts>& facts, FdDepth depth, Findings& findings);
+  proto::FdTable assemble(const std::vector<FdFacts*>& facts, Files& files, FdDepth depth,
+                          Findings& findings);
+  void describe_ahead(FdFacts& facts, Files& files, proto::OpenFile& out, Findings& findings);
   bool assemble_file(FdFacts& facts, FdDepth depth, Files& files, proto::FdTable& out,
                      Findings& findings);
   void describe_file(FdFacts& facts, FdDepth depth, Files& files, proto::OpenFile& out,
@@ -147,7 +171,16 @@ class FdTableCapture {
   std::uint64_t own_network_ = 0;               // inode of the agent's network namespace
   std::set<std::uint64_t> in_own_network_;      // sockets that were found to be in it
   std::map<std::uint64_t, KnownSocket> known_;  // by inode
-  std::vector<FdFacts> shape_;                  // at the last describe()
+  std::vector<FdFacts> shape_;  // at the last describe(); with changes_only_ what they replace
+  bool shape_is_ahead_ = false;
+  std::int64_t shape_began_ns_ = 0;  // CLOCK_REALTIME
+  PipeReader pipe_reader_;
+  FdGlance glance_;
+  std::vector<std::pair<std::size_t, int>> keys_;  // FdFacts::share_key of shape_, in order
+  std::vector<std::size_t> alike_;                 // of these those that are there more than once
+  bool changes_only_ = false;
+  std::vector<int> closed_;                // with changes_only_
+  std::set<std::uint64_t> changed_pipes_;  // with changes_only_; inodes
   std::vector<FdFacts> kept_;
   std::vector<std::pair<FdFacts*, RowResult>> asked_;  // of kept_
 };

@@ -2,43 +2,47 @@
 
 #include <sys/ioctl.h>
 
+#include <algorithm>
+
 namespace godwit {
 namespace {
 
 constexpr std::size_t kReadBytes = 1 << 20;
 
-// A pipe of our own that holds the same buffers as `pipe`.
-UniqueFd tee_contents(int pipe, int capacity, const std::string& name) {
+}  // namespace
+
+void PipeReader::make_room(int capacity, const std::string& name) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throw_system("make a pipe");
-  UniqueFd read_end(ends[0]);
-  const UniqueFd write_end(ends[1]);
-  if (fcntl(write_end.get(), F_SETPIPE_SZ, capacity) < 0) {
-    throw_system("make a pipe of {} bytes to copy {}", capacity, name);
-  }
+  read_end_.reset(ends[0]);
+  write_end_.reset(ends[1]);
+  capacity_ = fcntl(ends[1], F_SETPIPE_SZ, capacity);
+  if (capacity_ < 0) throw_system("make a pipe of {} bytes to copy {}", capacity, name);
+  if (!block_) block_ = std::make_unique_for_overwrite<char[]>(kReadBytes);  // mostly untouched
+}
+
+// tee(2) shares the buffers, of which ours must take as many. One read gives one packet.
+ssize_t PipeReader::read(int pipe, const std::string& name, proto::PipeEnd& out) {
+  const int capacity = fcntl(pipe, F_GETPIPE_SZ);
+  if (capacity < 0) throw_system("ask for the capacity of {}", name);
+  if (capacity > capacity_) make_room(capacity, name);
   const auto bytes =
-      tee(pipe, write_end.get(), static_cast<std::size_t>(capacity), SPLICE_F_NONBLOCK);
+      tee(pipe, write_end_.get(), static_cast<std::size_t>(capacity), SPLICE_F_NONBLOCK);
   if (bytes < 0 && errno != EAGAIN) throw_system("duplicate the contents of {}", name);
-  return read_end;
-}
-
-// One read gives one packet in packet mode.
-void read_contents(int from, proto::PipeEnd& out, const std::string& name) {
-  std::string block(kReadBytes, '\0');
-  for (;;) {
-    const auto bytes = read(from, block.data(), block.size());
-    if (bytes == 0 || (bytes < 0 && errno == EAGAIN)) return;
-    if (bytes < 0) throw_system("read the copy of {}", name);
-    out.mutable_contents()->append(block, 0, static_cast<std::size_t>(bytes));
-    if (out.packet_mode()) out.add_packets(static_cast<std::uint32_t>(bytes));
+  for (ssize_t left = bytes; left > 0;) {
+    const auto got = ::read(read_end_.get(), block_.get(), kReadBytes);
+    if (got <= 0) throw_system("read the copy of {}", name);
+    left -= got;
+    out.mutable_contents()->append(block_.get(), static_cast<std::size_t>(got));
+    out.add_packets(static_cast<std::uint32_t>(got));
   }
+  return std::max<ssize_t>(bytes, 0);
 }
-
-}  // namespace
 
 bool is_pipe(const FdFacts& facts) { return facts.link.starts_with("pipe:["); }
 
-proto::PipeEnd capture_pipe_end(const FdFacts& facts, bool contents) {
+proto::PipeEnd capture_pipe_end(const FdFacts& facts, bool contents, bool exact,
+                                PipeReader& reader) {
   proto::PipeEnd out;
   out.set_pipe(facts.stamp.inode);
   out.set_write_end((facts.info.flags & O_ACCMODE) == O_WRONLY);
@@ -48,19 +52,19 @@ proto::PipeEnd capture_pipe_end(const FdFacts& facts, bool contents) {
   if (capacity < 0) throw_system("ask for the capacity of {}", facts.name());
   out.set_capacity(static_cast<std::uint32_t>(capacity));
   if (!contents || out.write_end()) return out;
-  int waiting = 0;
-  if (ioctl(facts.copy.get(), FIONREAD, &waiting) != 0)
-    throw_system("FIONREAD on {}", facts.name());
-  if (waiting == 0) return out;
+  out.set_tells_contents(true);
+  const auto ask = [&] {
+    int waiting = 0;
+    if (ioctl(facts.copy.get(), FIONREAD, &waiting) != 0)
+      throw_system("FIONREAD on {}", facts.name());
+    return waiting;
+  };
+  if (ask() == 0) return out;
   // Packets of both modes may be mixed in one pipe; the boundaries are wanted whenever the writing
   // end may make packets, which this end does not know.
-  const bool own_mode = out.packet_mode();
-  out.set_packet_mode(true);
-  const UniqueFd copy = tee_contents(facts.copy.get(), capacity, facts.name());
-  read_contents(copy.get(), out, facts.name());
-  out.set_packet_mode(own_mode);
-  if (out.contents().size() != static_cast<std::size_t>(waiting)) {
-    fail("{} holds {} bytes, but {} could be copied", facts.name(), waiting, out.contents().size());
+  const auto bytes = reader.read(facts.copy.get(), facts.name(), out);
+  if (exact && bytes != ask()) {
+    fail("{} holds {} bytes, but {} could be copied", facts.name(), ask(), bytes);
   }
   return out;
 }

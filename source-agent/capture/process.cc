@@ -101,7 +101,6 @@ proto::Process ProcessCapture::describe(RemoteTask& task) {
   const std::shared_ptr<const proto::Mappings> mappings = mappings_.describe_areas(&task);
   describe_state(task, process);
   describe_threads(context, {}, process);
-  *process.mutable_fd_table() = fd_table_.describe();
   const std::uint64_t program_break = process.mappings().marks().brk();
   process.clear_mappings();
   last_ = process;
@@ -112,7 +111,7 @@ proto::Process ProcessCapture::describe(RemoteTask& task) {
 
 proto::Process ProcessCapture::describe_running(RemoteTask& task) {
   mappings_.describe_areas(&task);
-  *last_.mutable_fd_table() = fd_table_.describe();
+  *last_.mutable_fd_table() = fd_table_.describe(FdDepth::kAhead);
   return last_;
 }
 
@@ -152,6 +151,7 @@ proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings 
 
 void ProcessCapture::confirm(RemoteTask& task) {
   CaptureContext context{task, host_pid_};
+  fd_table_.confirm(task);
   confirm_threads(context, known_threads_);
 }
 

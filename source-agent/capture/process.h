@@ -23,7 +23,7 @@ class ProcessCapture {
   // What /proc tells without stopping the process: for preflight. Throws Refused for what can't be
   // moved, or leaves it out.
   proto::Process describe_outside(Unmovable unmovable = Unmovable::kRefuse);
-  // Everything but TCP streams; the process is stopped.
+  // Everything but descriptors, for which the process need not wait; it is stopped.
   proto::Process describe(RemoteTask& task);
   // The process runs: descriptors anew, the rest as it was last described. The areas anew too, but
   // they are not in the result: mappings().described() has them.

@@ -129,6 +129,7 @@ proto::RegularFile RegularFilesCapture::describe(const FdFacts& facts, Findings&
   proto::RegularFile out;
   out.set_path(facts.link);
   out.set_mode(facts.stamp.mode);
+  out.set_inode(facts.stamp.inode);
   if (S_ISCHR(facts.stamp.mode)) {
     out.set_device(facts.stamp.rdevice);
   } else {
