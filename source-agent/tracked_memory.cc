@@ -70,11 +70,15 @@ void TrackedMemory::mark_scanned() {
   areas_ = page_areas(*layout_, fresh_);
 }
 
+void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
+  if (kind_ == TrackerKind::kSoftDirty || ranges.empty()) return;
+  forget_old_protection(userfaultfd_.get(), pagemap_.get(), register_whole(ranges));
+}
+
 // Registering splits a mapping where the range ends inside of it, and a program can tell: mremap
 // refuses a range of two mappings. What was described while the task ran may be out of date, so
 // whole mappings are registered, as they are while it stands still.
-void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
-  if (kind_ == TrackerKind::kSoftDirty || ranges.empty()) return;
+std::vector<PageRange> TrackedMemory::register_whole(const std::vector<PageRange>& ranges) {
   const bool stops = !task_.stopped();
   if (stops) task_.stop();
   const ScopeExit go_on([&] {
@@ -93,6 +97,7 @@ void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
     log_debug("not tracked area={:x}-{:x} {}", unarmed.range.start, unarmed.range.end,
               errno_text(unarmed.code));
   }
+  return whole;
 }
 
 void TrackedMemory::track_again(std::vector<PageRange> ranges) {

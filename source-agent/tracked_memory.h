@@ -47,6 +47,8 @@ class TrackedMemory {
 
  private:
   void arm(const std::vector<PageRange>& ranges);
+  // The mappings that these ranges are part of; what was registered.
+  std::vector<PageRange> register_whole(const std::vector<PageRange>& ranges);
 
   RemoteTask& task_;
   TrackerKind kind_;

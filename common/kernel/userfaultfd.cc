@@ -47,6 +47,12 @@ int try_userfaultfd_unregister(int uffd, const PageRange& range) {
   return ioctl(uffd, UFFDIO_UNREGISTER, &request) == 0 ? 0 : errno;
 }
 
+int try_userfaultfd_unprotect(int uffd, const PageRange& range) {
+  uffdio_writeprotect request{};
+  request.range = {range.start, range.bytes()};
+  return ioctl(uffd, UFFDIO_WRITEPROTECT, &request) == 0 ? 0 : errno;
+}
+
 CopyOutcome userfaultfd_copy(int uffd, Address to, const std::byte* from, std::uint64_t bytes) {
   uffdio_copy request{};
   request.dst = to;

@@ -30,6 +30,9 @@ int try_userfaultfd_register(int uffd, const PageRange& range, std::uint64_t mod
 void userfaultfd_register(int uffd, const PageRange& range, std::uint64_t mode);
 int try_userfaultfd_unregister(int uffd, const PageRange& range);
 
+// UFFDIO_WRITEPROTECT without its mode bit: the pages count as written. 0 or the errno.
+int try_userfaultfd_unprotect(int uffd, const PageRange& range);
+
 // UFFDIO_COPY of missing pages. `bytes` were copied, then `code` (0: all of it) stopped it: EEXIST:
 // the next page is there already; EAGAIN: the address space is changing, try again; ENOENT: no such
 // registered mapping, or the range crosses its end; ESRCH: the address space is gone.

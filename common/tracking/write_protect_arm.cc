@@ -1,5 +1,10 @@
 #include "common/tracking/write_protect_arm.h"
 
+#include <array>
+#include <cerrno>
+
+#include "common/base/error.h"
+#include "common/kernel/pagemap.h"
 #include "common/kernel/userfaultfd.h"
 
 namespace godwit {
@@ -15,6 +20,26 @@ std::vector<UnarmedRange> arm_write_protect(int uffd, std::span<const PageRange>
     if (code != 0) unarmed.push_back({range, code});
   }
   return unarmed;
+}
+
+void forget_old_protection(int uffd, int pagemap_fd, std::span<const PageRange> ranges) {
+  pagemap::Query query;
+  query.inverted = pagemap::kWritten;
+  query.all = pagemap::kWritten | pagemap::kWriteProtectable;
+  query.any = pagemap::kPresent | pagemap::kSwapped;
+  query.reported = pagemap::kPresent;
+  std::array<pagemap::Region, 256> buffer;
+  for (const PageRange& range : ranges) {
+    pagemap::scan(pagemap_fd, range, query, buffer, [&](const pagemap::Region& region) {
+      const PageRange old{region.start, region.end};
+      const int code = try_userfaultfd_unprotect(uffd, old);
+      // ENOENT: unmapped or moved meanwhile, and so without registration, which the next scan tells.
+      if (code != 0 && code != ENOENT) {
+        throw_errno(code, fmt::format("take the old write protection off {:x}-{:x}", old.start,
+                                      old.end));
+      }
+    });
+  }
 }
 
 }  // namespace godwit

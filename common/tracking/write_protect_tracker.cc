@@ -79,10 +79,7 @@ void WriteProtectTracker::scan_running(const Span& span, const PageBitmap& sent,
   // apart. A mapping that appears in between is found by the next round.
   const std::vector<PageRange> untracked = find_untracked(span);
   find_written(span, span.range, true, false, sent, findings);
-  for (const PageRange& range : untracked) {
-    find_written(span, range, false, false, sent, findings);
-    findings.untracked.push_back(range);
-  }
+  for (const PageRange& range : untracked) take_untracked(span, range, sent, findings);
   find_scattered(span, sent, findings);
   find_lost(span, span.range, sent, findings);
 }
@@ -107,6 +104,9 @@ void WriteProtectTracker::scan_final(const Span& span, const PageBitmap& sent,
                                      ScanFindings& findings) {
   if (!absent_is_written_ || span.file) {
     find_written(span, span.range, false, false, sent, findings);
+    for (const PageRange& range : find_untracked(span)) {
+      take_untracked(span, range, sent, findings);
+    }
     find_lost(span, span.range, sent, findings);
     return;
   }
@@ -115,9 +115,17 @@ void WriteProtectTracker::scan_final(const Span& span, const PageBitmap& sent,
     find_written(span, range, false, true, sent, findings);
   }
   for (const PageRange& range : find_untracked(span)) {
+    take_untracked(span, range, sent, findings);
     find_lost(span, range, sent, findings);
-    findings.untracked.push_back(range);
   }
+}
+
+void WriteProtectTracker::take_untracked(const Span& span, const PageRange& range,
+                                         const PageBitmap& sent, ScanFindings& findings) {
+  Span all = span;
+  all.fresh = true;
+  find_written(all, range, false, false, sent, findings);
+  findings.untracked.push_back(range);
 }
 
 std::vector<PageRange> WriteProtectTracker::find_suspects(const Span& span) {

@@ -44,6 +44,10 @@ class WriteProtectTracker final : public DirtyTracker {
   // Ranges to look at in a final scan: the kernel walks twice as fast when nothing but "written" is
   // asked for and told.
   std::vector<PageRange> find_suspects(const Span& span);
+  // All that is there: marks in a mapping that is not registered are left from an earlier
+  // registration, and writes do not take them away.
+  void take_untracked(const Span& span, const PageRange& range, const PageBitmap& sent,
+                      ScanFindings& findings);
   void look_for_written(const PageRange& range, const pagemap::RegionSink& sink);
   std::vector<PageRange> find_untracked(const Span& span);
   void find_written(const Span& span, const PageRange& range, bool protect, bool absent_too,

@@ -39,8 +39,12 @@ class WriteProtectTrackerTest : public ::testing::TestWithParam<bool> {
   }
   void watch(TestChild& child, const std::vector<PageRange>& ranges) {
     uffd_ = child.uffd(kUffdWriteProtectAsync | kUffdWriteProtectUnpopulated);
-    EXPECT_TRUE(arm_write_protect(uffd_.get(), ranges).empty());
+    arm(child, ranges);
     tracker_ = std::make_unique<WriteProtectTracker>(child.pagemap_fd(), GetParam());
+  }
+  void arm(TestChild& child, const std::vector<PageRange>& ranges) {
+    EXPECT_TRUE(arm_write_protect(uffd_.get(), ranges).empty());
+    forget_old_protection(uffd_.get(), child.pagemap_fd(), ranges);
   }
   // Scans and remembers what was found as sent.
   ScanFindings scan(const std::vector<TrackedArea>& areas, ScanMode mode = ScanMode::kRunning) {
@@ -117,12 +121,39 @@ TEST_P(WriteProtectTrackerTest, MovedAndNewMappingsAreUntracked) {
   EXPECT_EQ(found.untracked, (Runs{memory, moved}));
   EXPECT_EQ(runs_of(found.data), (Runs{pages(5, 1), moved}));
   EXPECT_EQ(runs_of(found.zero), (Runs{pages(0, 5), pages(6, 58)}));
-  EXPECT_TRUE(arm_write_protect(uffd_.get(), found.untracked).empty());
+  arm(child_, found.untracked);
   // Whatever was written before the arming is told again, then only what is written after.
   EXPECT_EQ(runs_of(scan({{memory}, {moved}}).data), (Runs{pages(5, 1), moved}));
   EXPECT_TRUE(scan({{memory}, {moved}}).data.empty());
   child_.fill(pages(130, 1), 3);
   EXPECT_EQ(runs_of(scan({{memory}, {moved}}).data), Runs{pages(130, 1)});
+}
+
+// A moved range that comes to lie where it merges with its neighbour takes the neighbour's
+// registration away with its own, and leaves the neighbour's pages protected.
+TEST_P(WriteProtectTrackerTest, ANeighbourOfAMovedMappingIsUntrackedToo) {
+  for (const ScanMode mode : {ScanMode::kRunning, ScanMode::kFinal}) {
+    TestChild child;
+    const PageRange memory = pages(0, 32);
+    child.map(memory);
+    child.fill(memory, 1);
+    sent_.clear();
+    watch(child, {memory});
+    scan({{memory, AreaKind::kAnonymous, true}});
+    child.move(pages(16, 16), pages(100, 1).start);
+    arm(child, {pages(100, 16)});
+    child.move(pages(100, 16), pages(16, 1).start);
+    child.fill(pages(3, 1), 2);
+    EXPECT_TRUE(scan({{memory}}, mode).data.contains(pages(3, 1).start));
+    if (mode == ScanMode::kFinal) break;
+    arm(child, {memory});
+    scan({{memory}});
+    EXPECT_TRUE(scan({{memory}}).data.empty());
+    child.fill(pages(4, 1), 3);
+    EXPECT_EQ(runs_of(scan({{memory}}, ScanMode::kRunning).data), Runs{pages(4, 1)});
+    child.fill(pages(5, 1), 3);
+    EXPECT_EQ(runs_of(scan({{memory}}, ScanMode::kFinal).data), Runs{pages(5, 1)});
+  }
 }
 
 TEST_P(WriteProtectTrackerTest, AMappingReplacedBeforeTheEndIsNoticed) {
