@@ -1,11 +1,16 @@
 #include "source-agent/session.h"
 
+#include <sys/stat.h>
+
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "source-agent/migration.h"
 
 namespace godwit {
 namespace {
+
+// Of a program whose open files come and go.
+constexpr int kTriesMax = 5;
 
 Event event_of(const Error& error) {
   if (dynamic_cast<const Cancelled*>(&error) != nullptr) return Event::kCancelled;
@@ -29,15 +34,40 @@ void end_badly(Migration& migration, const Error& error) {
   if (migration.machine.state() == State::kRollingBack) roll_back(migration);
 }
 
+// A file that was described and has been removed or replaced since, as programs do with their
+// temporary ones: the destination could not have it. Empty: none.
+std::string find_passed_file(const Migration& migration) {
+  proto::FdTable described;
+  if (!described.ParseFromString(migration.described_fd_table)) return {};
+  for (const proto::OpenFile& file : described.files()) {
+    if (!file.has_regular_file()) continue;
+    const proto::RegularFile& regular = file.regular_file();
+    struct stat now {};
+    const std::string path =
+        fmt::format("/proc/{}/root{}", migration.options.pid, regular.path());
+    if (::lstat(path.c_str(), &now) != 0 || now.st_ino != regular.inode()) return regular.path();
+  }
+  return {};
+}
+
+bool is_worth_another_try(const Migration& migration) {
+  if (migration.machine.state() != State::kRolledBack || !migration.peer_aborted) return false;
+  const std::string passed = find_passed_file(migration);
+  if (passed.empty() || cancel_requested() != 0) return false;
+  log_warning("{} was removed meanwhile, and the migration begins again: {}", passed,
+              migration.report.error->story);
+  return true;
+}
+
 void finish_report(Migration& migration) {
   const std::int64_t now = monotonic_ns();
   migration.report.total_ns = now - migration.began_ns;
   set_phases(migration.report, migration.machine, now);
 }
 
-}  // namespace
-
-MigrationReport run_migration(const MigrateOptions& options, Progress& progress) {
+// Nothing: to be tried again.
+std::optional<MigrationReport> try_migration(const MigrateOptions& options, Progress& progress,
+                                             bool last) {
   Migration migration(options, progress);
   try {
     progress.enter(migration.machine.state());
@@ -52,8 +82,18 @@ MigrationReport run_migration(const MigrateOptions& options, Progress& progress)
     end_badly(migration, Error(error.what()));
   }
   if (migration.machine.state() == State::kCompleted) complete(migration);
+  if (!last && is_worth_another_try(migration)) return std::nullopt;
   finish_report(migration);
   return std::move(migration.report);
+}
+
+}  // namespace
+
+MigrationReport run_migration(const MigrateOptions& options, Progress& progress) {
+  for (int tries_left = kTriesMax - 1;; --tries_left) {
+    auto report = try_migration(options, progress, tries_left == 0);
+    if (report) return std::move(*report);
+  }
 }
 
 MigrationReport run_check(const MigrateOptions& options, Progress& progress) {

@@ -152,16 +152,24 @@ void Tracee::wait_stopped() {
       continue;
     }
     if (waited > kStopTimeoutNs) {
-      const auto now = try_read_proc_status(fmt::format("/proc/{}", tid()));
-      throw Error(fmt::format("thread {} did not stop within {} s: it is in state {}", tid(),
-                              kStopTimeoutNs / 1'000'000'000, now ? now->state : 'X'),
-                  ETIMEDOUT,
-                  "it waits inside the kernel, for a disk, a network file system or a vfork child");
+      throw_not_stopped();
     }
     usleep(static_cast<useconds_t>(pause_us));
     pause_us = std::min<std::int64_t>(pause_us * 2, 1000);
   }
   if (!gone_) read_own_state();
+}
+
+void Tracee::throw_not_stopped() const {
+  const auto now = try_read_proc_status(fmt::format("/proc/{}", tid()));
+  const char state = now ? now->state : 'X';
+  throw Error(fmt::format("thread {} did not stop within {} s: it is in state {}", tid(),
+                          kStopTimeoutNs / 1'000'000'000, state),
+              ETIMEDOUT,
+              state == 'R'
+                  ? "it wants a processor and gets none: others take them, and its policy or nice "
+                    "value puts it last; give it more, or migrate when the host is less busy"
+                  : "it waits inside the kernel, for a disk, a network file system or a vfork child");
 }
 
 void Tracee::read_own_state() {

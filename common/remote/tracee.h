@@ -82,6 +82,7 @@ class Tracee {
   // The same without waiting; a signal that the stop holds up stays in the thread.
   bool try_see_stop(int* status);
   void note_stop(int status);
+  [[noreturn]] void throw_not_stopped() const;
   void read_own_state();
   // The thread leaves its stop; the signal whose delivery the stop interrupted goes on.
   void go(int signal);

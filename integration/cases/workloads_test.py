@@ -22,21 +22,13 @@ CLIENTS = {
                    ("client_udp", SERVICE6, 7001, "--rate", "1000")),
 }
 
-# A program that was caught in a passing state (a file that it had just removed) is rolled back, as it
-# should be, and what follows is another try. A defect that shows every time fails all of them.
-TRIES = 3
-
 
 class WorkloadsTest(MoveCase):
     """One test for each program in integration/workloads."""
 
     def move(self, workload, *extra):
         """One move to the other host, verified."""
-        for _ in range(TRIES):
-            run = workload.move(self.other(workload.host), "--verify", *extra)
-            if run.code == 0:
-                break
-            self.tell(f"once more, after: {run.report.get('error')}")
+        run = workload.move(self.other(workload.host), "--verify", *extra)
         self.assert_moved(run)
         self.blackouts.append(run.report["blackout_ms"])
         time.sleep(0.1)
