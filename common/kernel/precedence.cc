@@ -15,6 +15,11 @@ Precedence::Precedence(pid_t process) {
   for (const pid_t thread : list_threads(process)) give(thread);
 }
 
+Precedence::Precedence(OfThread thread) {
+  const int policy = ::sched_getscheduler(thread.tid) & ~SCHED_RESET_ON_FORK;
+  if (policy == SCHED_OTHER || policy == SCHED_BATCH || policy == SCHED_IDLE) give(thread.tid);
+}
+
 void Precedence::give(pid_t thread) {
   Before before;
   before.thread = thread;

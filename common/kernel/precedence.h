@@ -16,6 +16,11 @@ class Precedence {
  public:
   // For the calling thread.
   Precedence() noexcept;
+  // For one ordinary thread; one that has a real-time policy keeps it.
+  struct OfThread {
+    pid_t tid;
+  };
+  explicit Precedence(OfThread thread);
   // For all threads that the process has now. Throws Error when its threads can't be listed.
   explicit Precedence(pid_t process);
   Precedence(const Precedence&) = delete;

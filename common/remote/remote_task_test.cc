@@ -2,14 +2,17 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <atomic>
 #include <thread>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/remote/test_child.h"
 
@@ -41,6 +44,36 @@ TEST(RemoteTask, RunsCallsInTheTask) {
   task.detach();
   EXPECT_EQ(traces_of_us(child.pid()), "");
   EXPECT_EQ(read_proc_status(child.pid()).tracer, 0);
+}
+
+int spin_when_nobody_else_does() {
+  const sched_param none{};
+  sched_setscheduler(0, SCHED_IDLE, &none);
+  for (;;) sched_yield();
+}
+
+int spin_before_all_others() {
+  setpriority(PRIO_PROCESS, 0, -20);
+  for (;;) continue;
+}
+
+TEST(RemoteTask, StopsAThreadThatGetsNoProcessor) {
+  cpu_set_t first;
+  CPU_ZERO(&first);
+  CPU_SET(0, &first);
+  cpu_set_t own;
+  ASSERT_EQ(sched_getaffinity(0, sizeof own, &own), 0);
+  ASSERT_EQ(sched_setaffinity(0, sizeof first, &first), 0);  // for the children, which inherit it
+  const Child child(spin_when_nobody_else_does);
+  const Child greedy[] = {Child(spin_before_all_others), Child(spin_before_all_others)};
+  ASSERT_EQ(sched_setaffinity(0, sizeof own, &own), 0);
+  usleep(50'000);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  const std::int64_t start_ns = monotonic_ns();
+  task.stop();
+  EXPECT_LT(monotonic_ns() - start_ns, 1'000'000'000);
+  EXPECT_EQ(sched_getscheduler(child.pid()), SCHED_IDLE);
+  task.detach();
 }
 
 TEST(RemoteTask, RowsReferToEarlierResultsAndData) {

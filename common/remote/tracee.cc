@@ -9,10 +9,12 @@
 
 #include <csignal>
 #include <memory>
+#include <optional>
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/log.h"
+#include "common/kernel/precedence.h"
 #include "common/kernel/proc_status.h"
 #include "common/kernel/ptrace.h"
 
@@ -20,6 +22,9 @@ namespace godwit {
 namespace {
 
 constexpr std::int64_t kSpinNs = 100'000;               // a stop takes some microseconds
+// It is runnable and gets no processor, in the middle of a stop of all the others: a thread that is
+// always last (SCHED_IDLE), or that spins on sched_yield(2), waits for seconds on a busy host.
+constexpr std::int64_t kNoTurnNs = 3'000'000;
 constexpr std::int64_t kStopTimeoutNs = 5'000'000'000;  // longer: it sits in the kernel
 constexpr std::size_t kRegsetBytesMax = 64 << 10;
 constexpr std::uint64_t kSkeletonOptions =
@@ -137,6 +142,7 @@ void Tracee::wait_stopped() {
   const std::int64_t start = monotonic_ns();
   int status = 0;
   std::int64_t pause_us = 20;
+  std::optional<Precedence> precedence;
   for (;;) {
     if (try_see_stop(&status)) {
       if (gone_ || !in_signal_stop_) break;
@@ -151,9 +157,8 @@ void Tracee::wait_stopped() {
       sched_yield();
       continue;
     }
-    if (waited > kStopTimeoutNs) {
-      throw_not_stopped();
-    }
+    if (waited > kStopTimeoutNs) throw_not_stopped();
+    if (waited > kNoTurnNs && !precedence) precedence.emplace(Precedence::OfThread{tid()});
     usleep(static_cast<useconds_t>(pause_us));
     pause_us = std::min<std::int64_t>(pause_us * 2, 1000);
   }

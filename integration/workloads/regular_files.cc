@@ -33,7 +33,7 @@ std::string record(std::uint64_t turn) {
 }
 
 void set_up(Files& files) {
-  files.data = selfcheck::status_path() + ".data";
+  files.data = selfcheck::status_path() + ".donn\xe9s";  // no UTF-8
   files.log = selfcheck::status_path() + ".log";
   files.writer =
       must(open(files.data.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0640), "open the data file");

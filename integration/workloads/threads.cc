@@ -43,7 +43,7 @@ struct Settings {
 
 Settings make_settings(int index) {
   Settings settings{.index = index,
-                    .name = "worker (" + std::to_string(index) + ")",
+                    .name = "\xe9quipier (" + std::to_string(index) + ")",  // no UTF-8
                     .nice = index % 4,
                     .policy = index % 3 == 1 ? SCHED_BATCH : SCHED_OTHER,
                     .slack_ns = 50'000 + index * 1'000,
