@@ -7,6 +7,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
+#include "common/kernel/precedence.h"
 #include "source-agent/migration.h"
 
 namespace godwit {
@@ -18,7 +19,11 @@ constexpr std::int64_t kFinishTimeoutNs = 30'000'000'000;
 // Its threads are ours to reap, and packets come in meanwhile.
 bool await_end(Migration& migration, int process) {
   constexpr int kTurnMs = 5;
+  constexpr int kTurnsAlone = 10;
+  std::optional<Precedence> precedence;
   for (int turn = 0; turn < kEndTimeoutMs / kTurnMs; ++turn) {
+    // To end, its threads need a processor: on a busy host those that are always last wait long.
+    if (turn == kTurnsAlone) precedence.emplace(migration.options.pid);
     if (migration.task->reap_killed()) return true;
     if (migration.network->forward_until(*migration.control, process, kTurnMs)) {
       migration.task->reap_killed();

@@ -1,10 +1,12 @@
 #include "common/kernel/time_namespace.h"
 
 #include <sched.h>
+#include <time.h>
 
 #include <sstream>
 #include <string>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/unique_fd.h"
 
@@ -48,6 +50,16 @@ void enter_time_namespace_for_children(const TimeOffsets& offsets) {
   if (::unshare(CLONE_NEWTIME) != 0) throw_system("new time namespace");
   write_file("/proc/self/timens_offsets", offset_line("monotonic", offsets.monotonic_ns) +
                                               offset_line("boottime", offsets.boottime_ns));
+}
+
+bool is_steady_clock(int clock) {
+  return clock == CLOCK_MONOTONIC || clock == CLOCK_BOOTTIME || clock == CLOCK_BOOTTIME_ALARM;
+}
+
+std::int64_t clock_with_offsets(int clock, const TimeOffsets& offsets) {
+  if (clock == CLOCK_MONOTONIC) return clock_ns(CLOCK_MONOTONIC) + offsets.monotonic_ns;
+  if (is_steady_clock(clock)) return clock_ns(CLOCK_BOOTTIME) + offsets.boottime_ns;
+  return clock_ns(CLOCK_REALTIME);
 }
 
 }  // namespace godwit

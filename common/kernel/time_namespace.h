@@ -20,4 +20,9 @@ TimeOffsets read_time_offsets(pid_t pid);
 // itself stays where it is. Throws Error.
 void enter_time_namespace_for_children(const TimeOffsets& offsets);
 
+// A clock as processes with these offsets see it, now.
+std::int64_t clock_with_offsets(int clock, const TimeOffsets& offsets);
+// It goes on evenly, and nobody sets it: a moment may be named or counted from now, all the same.
+bool is_steady_clock(int clock);
+
 }  // namespace godwit

@@ -19,18 +19,6 @@ constexpr std::int64_t kArmingTimeNs = 200'000;
 // Clocks of source and destination that are further apart are not the same clock.
 constexpr std::int64_t kClockLeapNs = 60'000'000'000;
 
-std::int64_t clock_of_skeleton(int clock, const TimeOffsets& offsets) {
-  switch (clock) {
-    case CLOCK_MONOTONIC:
-      return clock_ns(CLOCK_MONOTONIC) + offsets.monotonic_ns;
-    case CLOCK_BOOTTIME:
-    case CLOCK_BOOTTIME_ALARM:
-      return clock_ns(CLOCK_BOOTTIME) + offsets.boottime_ns;
-    default:
-      return clock_ns(CLOCK_REALTIME);
-  }
-}
-
 timespec to_timespec(std::int64_t ns) {
   return {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
 }
@@ -51,10 +39,15 @@ TimerSetting timer_setting(const proto::TimerFd& want, std::int64_t now_ns) {
     out.flags &= ~TFD_TIMER_CANCEL_ON_SET;
     return out;
   }
+  // Counted from now, it would come later by what it takes to say so.
+  const bool steady = is_steady_clock(want.clock());
+  if (steady) out.flags |= TFD_TIMER_ABSTIME;
   std::int64_t left_ns = want.deadline_ns() - now_ns;
-  if (std::llabs(left_ns - want.remaining_ns()) > kClockLeapNs) left_ns = want.remaining_ns();
-  if ((want.set_flags() & TFD_TIMER_ABSTIME) != 0 && out.ticks == 0) {
-    out.value_ns = want.deadline_ns();  // the kernel counts what is overdue
+  const bool leaps = std::llabs(left_ns - want.remaining_ns()) > kClockLeapNs;
+  if (leaps) left_ns = want.remaining_ns();
+  if ((out.flags & TFD_TIMER_ABSTIME) != 0 && out.ticks == 0) {
+    // The kernel counts what is overdue.
+    out.value_ns = steady && leaps ? now_ns + left_ns : want.deadline_ns();
     return out;
   }
   const std::int64_t soonest_ns = out.ticks > 0 ? kArmingTimeNs : 1;
@@ -70,7 +63,7 @@ TimerSetting timer_setting(const proto::TimerFd& want, std::int64_t now_ns) {
 
 void append_arming(SyscallBatch& batch, int fd, const proto::TimerFd& want,
                    const TimeOffsets& offsets) {
-  const TimerSetting setting = timer_setting(want, clock_of_skeleton(want.clock(), offsets));
+  const TimerSetting setting = timer_setting(want, clock_with_offsets(want.clock(), offsets));
   const std::string name = fmt::format("fd {}: timerfd", fd);
   if (setting.value_ns != 0 || setting.interval_ns != 0 || setting.flags != 0) {
     itimerspec value{};

@@ -8,18 +8,8 @@
 namespace godwit {
 namespace {
 
-// The timer's clock as the process sees it, now.
-std::int64_t process_clock_ns(int clock, const TimeOffsets& offsets) {
-  switch (clock) {
-    case CLOCK_MONOTONIC:
-      return clock_ns(CLOCK_MONOTONIC) + offsets.monotonic_ns;
-    case CLOCK_BOOTTIME:
-    case CLOCK_BOOTTIME_ALARM:
-      return clock_ns(CLOCK_BOOTTIME) + offsets.boottime_ns;
-    default:
-      return clock_ns(CLOCK_REALTIME);
-  }
-}
+// What is further apart from the clock's reading would shift the timer's phase with each move.
+constexpr std::int64_t kApartNsMax = 20'000;
 
 TimerFdLines read_lines(const FdFacts& facts, const ProcFdDirectory& directory) {
   const auto info = directory.info(facts.fd);
@@ -45,11 +35,17 @@ proto::TimerFd capture_timerfd(const FdFacts& facts, const ProcFdDirectory& dire
   itimerspec unused{};
   if (timerfd_gettime(facts.copy.get(), &unused) != 0)
     throw_system("read the time of {}", facts.name());
-  const std::int64_t now_ns = process_clock_ns(lines.clock, offsets);
-  lines = read_lines(facts, directory);
+  std::int64_t now_ns = 0;
+  for (int tries_left = 3; tries_left > 0; --tries_left) {
+    now_ns = clock_with_offsets(lines.clock, offsets);
+    lines = read_lines(facts, directory);
+    if (clock_with_offsets(lines.clock, offsets) - now_ns < kApartNsMax) break;
+  }
   // Just expired: the remaining time is used up, but the count follows in the interrupt.
   if (lines.value_ns == 0 && lines.ticks == 0) lines = read_lines(facts, directory);
-  out.set_set_flags(lines.set_flags);
+  // The destination names the moment to a steady clock either way.
+  const auto way = is_steady_clock(lines.clock) ? TFD_TIMER_ABSTIME : 0;
+  out.set_set_flags(lines.set_flags & ~static_cast<std::uint32_t>(way));
   out.set_expirations(lines.ticks);
   out.set_remaining_ns(lines.value_ns);
   out.set_interval_ns(lines.interval_ns);
