@@ -14,8 +14,8 @@ constexpr std::int64_t kRoundTimeoutNs = 3600LL * 1'000'000'000;
 void follow_layout(Migration& migration) {
   if (!migration.memory->same_address_space()) {
     throw Error(fmt::format("pid {} replaced its program (exec) during the migration",
-                            migration.options.pid))
-        .with_hint("begin the migration again");
+                            migration.options.pid),
+                EAGAIN, "begin the migration again");
   }
   // Descriptors wait for the last description before the freeze: what a round costs is dirtied
   // anew.

@@ -9,7 +9,7 @@
 namespace godwit {
 namespace {
 
-// Of a program whose open files come and go.
+// Of a program whose files and threads come and go.
 constexpr int kTriesMax = 5;
 
 Event event_of(const Error& error) {
@@ -43,19 +43,19 @@ std::string find_passed_file(const Migration& migration) {
     if (!file.has_regular_file()) continue;
     const proto::RegularFile& regular = file.regular_file();
     struct stat now {};
-    const std::string path =
-        fmt::format("/proc/{}/root{}", migration.options.pid, regular.path());
+    const std::string path = fmt::format("/proc/{}/root{}", migration.options.pid, regular.path());
     if (::lstat(path.c_str(), &now) != 0 || now.st_ino != regular.inode()) return regular.path();
   }
   return {};
 }
 
+// What failed was a moment's matter: an Error of the code EAGAIN, or a file that is no more.
 bool is_worth_another_try(const Migration& migration) {
-  if (migration.machine.state() != State::kRolledBack || !migration.peer_aborted) return false;
-  const std::string passed = find_passed_file(migration);
-  if (passed.empty() || cancel_requested() != 0) return false;
-  log_warning("{} was removed meanwhile, and the migration begins again: {}", passed,
-              migration.report.error->story);
+  if (migration.machine.state() != State::kRolledBack || cancel_requested() != 0) return false;
+  const std::string passed = migration.peer_aborted ? find_passed_file(migration) : std::string();
+  if (passed.empty() && migration.error->code() != EAGAIN) return false;
+  log_warning("the migration begins again: {}{}", migration.report.error->story,
+              passed.empty() ? "" : fmt::format(" ({} was removed meanwhile)", passed));
   return true;
 }
 

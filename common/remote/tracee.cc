@@ -21,7 +21,7 @@
 namespace godwit {
 namespace {
 
-constexpr std::int64_t kSpinNs = 100'000;               // a stop takes some microseconds
+constexpr std::int64_t kSpinNs = 100'000;  // a stop takes some microseconds
 // It is runnable and gets no processor, in the middle of a stop of all the others: a thread that is
 // always last (SCHED_IDLE), or that spins on sched_yield(2), waits for seconds on a busy host.
 constexpr std::int64_t kNoTurnNs = 3'000'000;
@@ -168,13 +168,14 @@ void Tracee::wait_stopped() {
 void Tracee::throw_not_stopped() const {
   const auto now = try_read_proc_status(fmt::format("/proc/{}", tid()));
   const char state = now ? now->state : 'X';
-  throw Error(fmt::format("thread {} did not stop within {} s: it is in state {}", tid(),
-                          kStopTimeoutNs / 1'000'000'000, state),
-              ETIMEDOUT,
-              state == 'R'
-                  ? "it wants a processor and gets none: others take them, and its policy or nice "
-                    "value puts it last; give it more, or migrate when the host is less busy"
-                  : "it waits inside the kernel, for a disk, a network file system or a vfork child");
+  throw Error(
+      fmt::format("thread {} did not stop within {} s: it is in state {}", tid(),
+                  kStopTimeoutNs / 1'000'000'000, state),
+      ETIMEDOUT,
+      state == 'R'
+          ? "it wants a processor and gets none: others take them, and its policy or nice "
+            "value puts it last; give it more, or migrate when the host is less busy"
+          : "it waits inside the kernel, for a disk, a network file system or a vfork child");
 }
 
 void Tracee::read_own_state() {
@@ -193,6 +194,19 @@ void Tracee::go(int signal) {
 
 void Tracee::give_back() {
   if (!stopped_ || gone_) return;
+  try {
+    restore_own_state();
+  } catch (const Error& error) {
+    // Without us nothing but SIGKILL ends a stop: the whole process is about to end.
+    if (error.code() != ESRCH) throw;
+    int status = 0;
+    try_wait(WNOHANG, &status);
+    gone_ = true;
+    stopped_ = false;
+  }
+}
+
+void Tracee::restore_own_state() {
   // The mask first: between the two the thread stands in our code, whose tail needs neither.
   if (mask_replaced_) ptrace_set_signal_mask(tid(), own_mask_);
   mask_replaced_ = false;

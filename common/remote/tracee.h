@@ -83,6 +83,7 @@ class Tracee {
   bool try_see_stop(int* status);
   void note_stop(int status);
   [[noreturn]] void throw_not_stopped() const;
+  void restore_own_state();
   void read_own_state();
   // The thread leaves its stop; the signal whose delivery the stop interrupted goes on.
   void go(int signal);

@@ -23,7 +23,6 @@ namespace {
 
 // Files made by one batch: bounds the descriptors that are needed above the wanted ones.
 constexpr std::size_t kFilesPerBatch = 1000;
-constexpr std::size_t kRowsPerBatch = 16'000;
 
 int highest_wanted(const proto::FdTable& want) {
   int highest = 2;
@@ -43,12 +42,6 @@ std::uint64_t raise_limit_inside(RemoteTask& task) {
   raise.add(SYS_prlimit64, {0, RLIMIT_NOFILE, wanted, 0}, "RLIMIT_NOFILE");
   task.run(raise);
   return value.rlim_max;
-}
-
-void run_when_large(RemoteTask& task, SyscallBatch& batch, std::size_t rows) {
-  if (batch.rows().size() < rows || batch.empty()) return;
-  task.run(batch);
-  batch = SyscallBatch();
 }
 
 }  // namespace
@@ -327,13 +320,11 @@ void FdTableRestorer::restore_states(const proto::FdTable& want) {
 }
 
 void FdTableRestorer::arm_timers(const proto::FdTable& want) {
-  SyscallBatch timers;
+  std::vector<const proto::OpenFile*> timers;
   for (const auto& file : want.files()) {
-    if (file.has_timerfd())
-      append_arming(timers, static_cast<int>(file.id()), file.timerfd(), offsets_);
-    run_when_large(task_, timers, kRowsPerBatch);
+    if (file.has_timerfd()) timers.push_back(&file);
   }
-  run_when_large(task_, timers, 0);
+  arm_timerfds(task_, std::move(timers), offsets_);
 }
 
 void FdTableRestorer::release(PacketReplay& replay) {

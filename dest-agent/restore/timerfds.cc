@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "common/base/clock.h"
 
@@ -61,9 +62,13 @@ TimerSetting timer_setting(const proto::TimerFd& want, std::int64_t now_ns) {
   return out;
 }
 
-void append_arming(SyscallBatch& batch, int fd, const proto::TimerFd& want,
-                   const TimeOffsets& offsets) {
-  const TimerSetting setting = timer_setting(want, clock_with_offsets(want.clock(), offsets));
+namespace {
+
+// When it expires; 0 when nothing can go wrong with it.
+std::int64_t append_arming(SyscallBatch& batch, int fd, const proto::TimerFd& want,
+                           const TimeOffsets& offsets) {
+  const std::int64_t now_ns = clock_with_offsets(want.clock(), offsets);
+  const TimerSetting setting = timer_setting(want, now_ns);
   const std::string name = fmt::format("fd {}: timerfd", fd);
   if (setting.value_ns != 0 || setting.interval_ns != 0 || setting.flags != 0) {
     itimerspec value{};
@@ -72,9 +77,39 @@ void append_arming(SyscallBatch& batch, int fd, const proto::TimerFd& want,
     const DataAt at = batch.put_value(value);
     batch.add(SYS_timerfd_settime, {fd, setting.flags, at, 0}, name);
   }
-  if (setting.ticks != 0) {
-    const DataAt ticks = batch.put_value<std::uint64_t>(setting.ticks);
-    batch.add(SYS_ioctl, {fd, kSetTicks, ticks}, name);
+  if (setting.ticks == 0) return 0;
+  const DataAt ticks = batch.put_value<std::uint64_t>(setting.ticks);
+  batch.add(SYS_ioctl, {fd, kSetTicks, ticks}, name);
+  if (setting.value_ns == 0) return 0;
+  const bool absolute = (setting.flags & TFD_TIMER_ABSTIME) != 0;
+  return absolute ? setting.value_ns : now_ns + setting.value_ns;
+}
+
+}  // namespace
+
+void arm_timerfds(RemoteTask& task, std::vector<const proto::OpenFile*> files,
+                  const TimeOffsets& offsets) {
+  constexpr std::size_t kTimersPerBatch = 4000;
+  constexpr int kTurnsMax = 5;  // the period may be shorter than a turn
+  for (int turn = 0; turn < kTurnsMax && !files.empty(); ++turn) {
+    std::vector<const proto::OpenFile*> again;
+    for (std::size_t at = 0; at < files.size(); at += kTimersPerBatch) {
+      SyscallBatch batch;
+      std::vector<std::pair<const proto::OpenFile*, std::int64_t>> watched;
+      const std::size_t end = std::min(files.size(), at + kTimersPerBatch);
+      for (std::size_t i = at; i < end; ++i) {
+        const int fd = static_cast<int>(files[i]->id());
+        const auto expires_ns = append_arming(batch, fd, files[i]->timerfd(), offsets);
+        if (expires_ns != 0) watched.emplace_back(files[i], expires_ns);
+      }
+      if (!batch.empty()) task.run(batch);
+      // An expiration before the count was set is lost under it.
+      for (const auto& [file, expires_ns] : watched) {
+        const bool passed = clock_with_offsets(file->timerfd().clock(), offsets) >= expires_ns;
+        if (passed) again.push_back(file);
+      }
+    }
+    files = std::move(again);
   }
 }
 

@@ -6,8 +6,10 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "common/kernel/time_namespace.h"
+#include "common/remote/remote_task.h"
 #include "common/remote/syscall_batch.h"
 #include "proto/fd_table.pb.h"
 
@@ -25,8 +27,9 @@ struct TimerSetting {
 // `now_ns`: the timer's clock as the process sees it.
 TimerSetting timer_setting(const proto::TimerFd& want, std::int64_t now_ns);
 
-// Rows: timerfd_settime and the count of expirations, for descriptor `fd`, which is disarmed.
-void append_arming(SyscallBatch& batch, int fd, const proto::TimerFd& want,
-                   const TimeOffsets& offsets);
+// Arms those at the descriptors that are their ids, and sets their counts of expirations. Throws
+// Error.
+void arm_timerfds(RemoteTask& task, std::vector<const proto::OpenFile*> files,
+                  const TimeOffsets& offsets);
 
 }  // namespace godwit

@@ -161,13 +161,13 @@ void FdGlance::confirm(const Taken& taken, const BatchOutcome& outcome) {
                           outcome[taken.signal_row] == taken.owner.signal();
   if (!same_owner) {
     throw Error(fmt::format("the owner of fd {} (F_SETOWN, F_SETSIG) changed in the last instant",
-                            taken.fd))
-        .with_hint("begin the migration again");
+                            taken.fd),
+                EAGAIN, "begin the migration again");
   }
   if (taken.capacity != 0 && outcome[taken.capacity_row] != taken.capacity) {
     throw Error(
-        fmt::format("the capacity of the pipe at fd {} changed in the last instant", taken.fd))
-        .with_hint("begin the migration again");
+        fmt::format("the capacity of the pipe at fd {} changed in the last instant", taken.fd),
+        EAGAIN, "begin the migration again");
   }
 }
 

@@ -253,8 +253,8 @@ void confirm_threads(CaptureContext& context, const KnownThreads& known) {
     if (identity != expected) difference = "set of credentials";
     if (difference.empty()) continue;
     throw Error(fmt::format("thread {} got another {} in the last instant before the switch",
-                            tracee.tid(), difference))
-        .with_hint("nothing is lost: begin the migration again");
+                            tracee.tid(), difference),
+                EAGAIN, "nothing is lost: begin the migration again");
   }
 }
 

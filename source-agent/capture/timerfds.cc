@@ -10,6 +10,7 @@ namespace {
 
 // What is further apart from the clock's reading would shift the timer's phase with each move.
 constexpr std::int64_t kApartNsMax = 20'000;
+constexpr int kTriesMax = 5;
 
 TimerFdLines read_lines(const FdFacts& facts, const ProcFdDirectory& directory) {
   const auto info = directory.info(facts.fd);
@@ -32,14 +33,19 @@ proto::TimerFd capture_timerfd(const FdFacts& facts, const ProcFdDirectory& dire
            fmt::format("unknown timer flags {:#x}", lines.set_flags), "disarm the timer");
   }
   if (!facts.copy.valid()) return out;
-  itimerspec unused{};
-  if (timerfd_gettime(facts.copy.get(), &unused) != 0)
-    throw_system("read the time of {}", facts.name());
   std::int64_t now_ns = 0;
-  for (int tries_left = 3; tries_left > 0; --tries_left) {
+  for (int tries_left = kTriesMax; tries_left > 0; --tries_left) {
+    // Counts the periods that are over, and starts the one that runs.
+    itimerspec unused{};
+    if (timerfd_gettime(facts.copy.get(), &unused) != 0) {
+      throw_system("read the time of {}", facts.name());
+    }
     now_ns = clock_with_offsets(lines.clock, offsets);
     lines = read_lines(facts, directory);
-    if (clock_with_offsets(lines.clock, offsets) - now_ns < kApartNsMax) break;
+    const std::int64_t took_ns = clock_with_offsets(lines.clock, offsets) - now_ns;
+    const bool expired_meanwhile = lines.interval_ns != 0 && lines.value_ns <= took_ns &&
+                                   (lines.value_ns != 0 || lines.ticks != 0);
+    if (took_ns < kApartNsMax && !expired_meanwhile) break;
   }
   // Just expired: the remaining time is used up, but the count follows in the interrupt.
   if (lines.value_ns == 0 && lines.ticks == 0) lines = read_lines(facts, directory);
