@@ -1,10 +1,22 @@
 #include "common/kernel/precedence.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <utility>
+
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/base/unique_fd.h"
 #include "common/kernel/proc_status.h"
 
 namespace godwit {
+namespace {
+
+// proc_pid_timerslack_ns(5): the thread's, though only the folders of processes are listed.
+std::string slack_path(pid_t thread) { return fmt::format("/proc/{}/timerslack_ns", thread); }
+
+}  // namespace
 
 Precedence::Precedence() noexcept {
   threads_.reserve(1);
@@ -17,7 +29,14 @@ Precedence::Precedence(pid_t process) {
 
 Precedence::Precedence(OfThread thread) {
   const int policy = ::sched_getscheduler(thread.tid) & ~SCHED_RESET_ON_FORK;
-  if (policy == SCHED_OTHER || policy == SCHED_BATCH || policy == SCHED_IDLE) give(thread.tid);
+  if (policy != SCHED_OTHER && policy != SCHED_BATCH && policy != SCHED_IDLE) return;
+  try {
+    std::string slack = read_file(slack_path(thread.tid));
+    give(thread.tid);
+    if (!threads_.empty()) threads_.front().timer_slack = std::move(slack);
+  } catch (const Error& error) {
+    log_debug("thread {} is gone: {}", thread.tid, error.what());
+  }
 }
 
 void Precedence::give(pid_t thread) {
@@ -33,6 +52,12 @@ void Precedence::give(pid_t thread) {
 Precedence::~Precedence() {
   for (const Before& before : threads_) {
     ::sched_setscheduler(before.thread, before.policy, &before.param);
+    if (before.timer_slack.empty()) continue;
+    const UniqueFd file(::open(slack_path(before.thread).c_str(), O_WRONLY | O_CLOEXEC));
+    const auto& slack = before.timer_slack;
+    if (!file.valid() || ::write(file.get(), slack.data(), slack.size()) < 0) {
+      log_debug("timer slack of thread {} is the default one now", before.thread);
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <sys/types.h>
 
+#include <string>
 #include <vector>
 
 namespace godwit {
@@ -16,7 +17,7 @@ class Precedence {
  public:
   // For the calling thread.
   Precedence() noexcept;
-  // For one ordinary thread; one that has a real-time policy keeps it.
+  // For one ordinary thread of a program; one that has a real-time policy keeps it.
   struct OfThread {
     pid_t tid;
   };
@@ -32,6 +33,7 @@ class Precedence {
     pid_t thread = 0;
     int policy = 0;
     sched_param param{};
+    std::string timer_slack;  // which a real-time policy resets; empty: nobody will miss it
   };
   void give(pid_t thread);
 

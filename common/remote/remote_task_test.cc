@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -49,6 +50,7 @@ TEST(RemoteTask, RunsCallsInTheTask) {
 int spin_when_nobody_else_does() {
   const sched_param none{};
   sched_setscheduler(0, SCHED_IDLE, &none);
+  prctl(PR_SET_TIMERSLACK, 123'456);
   for (;;) sched_yield();
 }
 
@@ -73,6 +75,8 @@ TEST(RemoteTask, StopsAThreadThatGetsNoProcessor) {
   task.stop();
   EXPECT_LT(monotonic_ns() - start_ns, 1'000'000'000);
   EXPECT_EQ(sched_getscheduler(child.pid()), SCHED_IDLE);
+  const std::string slack = "/proc/" + std::to_string(child.pid()) + "/timerslack_ns";
+  EXPECT_EQ(godwit::read_file(slack), "123456\n");
   task.detach();
 }
 

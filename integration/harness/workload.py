@@ -58,7 +58,7 @@ class Workload(Moved):
 
     def text(self) -> str:
         """What it has reported so far."""
-        return self.status.read_text() if self.status.exists() else ""
+        return self.status.read_text(errors="replace") if self.status.exists() else ""
 
     def story(self) -> str:
         """What it reported and printed, for a failure's message."""
