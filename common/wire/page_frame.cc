@@ -1,6 +1,10 @@
 #include "common/wire/page_frame.h"
 
+#if __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>  // chooses by what the processor has
+#else
 #include <xxhash.h>
+#endif
 
 #include <bit>
 #include <cstring>
