@@ -273,10 +273,14 @@ void SourceServer::send_round(const proto::SendRound& order) {
 }
 
 void SourceServer::send(const PageFrame& frame) try {
+  std::span<const std::byte> data = frame.data();
+  if (data.empty()) {
+    stream_->write(frame.head());
+    return;
+  }
   // The head is small and goes with the first piece of data.
   stream_->write_more(frame.head());
-  std::span<const std::byte> data = frame.data();
-  do {
+  while (!data.empty()) {
     const auto piece = data.first(std::min<std::uint64_t>(data.size(), limit_.piece_bytes()));
     const std::int64_t wait_ns = limit_.delay_ns(piece.size(), monotonic_ns());
     if (wait_ns > 0) {
@@ -285,7 +289,7 @@ void SourceServer::send(const PageFrame& frame) try {
     }
     stream_->write(piece);
     data = data.subspan(piece.size());
-  } while (!data.empty());
+  }
 } catch (const Error& error) {
   throw error.in("sending pages");
 }

@@ -198,8 +198,12 @@ std::span<const std::byte> PageFrame::data() const {
 }
 
 void send_frame(TlsStream& stream, const PageFrame& frame) {
-  stream.write_more(frame.head());
-  stream.write(frame.data());
+  if (frame.data().empty()) {
+    stream.write(frame.head());
+  } else {
+    stream.write_more(frame.head());
+    stream.write(frame.data());
+  }
 }
 
 bool receive_frame(TlsStream& stream, PageFrame& frame) {
