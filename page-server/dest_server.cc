@@ -1,10 +1,10 @@
-// The destination role. Three threads: this one takes orders, the receiver decrypts, the placer
-// checks and places.
+// The destination role. This thread takes orders. Another receives and decrypts frames, checks and
+// places them; where it pays off (works_on_two_threads()), the latter half is a third one's.
 //
-//   TLS -> receiver -> queue -> placer -> userfaultfd / memory file            then RoundReceived
+//   TLS -> receiver (-> queue) -> placer -> userfaultfd / memory file            then RoundReceived
 //
-// A frame of a newer generation than the areas waits in the placer; behind it the queue fills up,
-// the receiver stops reading, and in the end the source's writer waits too.
+// A frame of a newer generation than the areas waits in the placer; behind it nothing is read from
+// the connection any more, and in the end the source waits too.
 #include <openssl/crypto.h>
 
 #include <condition_variable>
@@ -31,7 +31,7 @@ struct Received {
 
 class DestServer {
  public:
-  explicit DestServer(PageServiceLink& link) : link_(link), queue_(kQueuedFrames) {}
+  explicit DestServer(PageServiceLink& link) : link_(link) {}
 
   // False: time to quit.
   bool carry_out(PageServiceLink::Order& order);
@@ -42,12 +42,14 @@ class DestServer {
   void set_areas(const proto::SetAreas& order);
   void receive_frames();
   void place_frames();
+  void receive_and_place();
+  bool receive(PageFrame& frame);
   void place(PageFrame& frame);
   void report_round(const PageFrame& frame);
 
   PageServiceLink& link_;
-  FrameQueue queue_;
   std::optional<TlsStream> stream_;  // the receiver's, once it runs
+  std::optional<FrameQueue> queue_;  // between receiver and placer, if they are two
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::uint32_t, PagePlacer> spaces_;  // guarded by mutex_
@@ -86,8 +88,13 @@ void DestServer::start(PageServiceLink::Order& order) {
     fail("the page connection belongs to another migration: its token is a different one");
   }
   // They run until the process ends: see serve_destination().
-  std::thread([this] { receive_frames(); }).detach();
-  std::thread([this] { place_frames(); }).detach();
+  if (works_on_two_threads(start.threads())) {
+    queue_.emplace(kQueuedFrames);
+    std::thread([this] { receive_frames(); }).detach();
+    std::thread([this] { place_frames(); }).detach();
+  } else {
+    std::thread([this] { receive_and_place(); }).detach();
+  }
   proto::PageReport report;
   report.mutable_ready();
   link_.send(report);
@@ -114,15 +121,28 @@ void DestServer::set_areas(const proto::SetAreas& order) {
 
 void DestServer::receive_frames() try {
   while (true) {
-    std::unique_ptr<PageFrame> frame = queue_.take_free();
-    if (!receive_frame(*stream_, *frame)) return;  // an orderly end
-    queue_.push(std::move(frame));
+    std::unique_ptr<PageFrame> frame = queue_->take_free();
+    if (!receive(*frame)) return;  // an orderly end
+    queue_->push(std::move(frame));
   }
 } catch (const std::exception& error) {
-  die(link_, fmt::format("receiving pages: {}", error.what()));
+  die(link_, error.what());
 }
 
-void DestServer::place(PageFrame& frame) {
+void DestServer::receive_and_place() try {
+  PageFrame frame;
+  while (receive(frame)) place(frame);
+} catch (const std::exception& error) {
+  die(link_, error.what());
+}
+
+bool DestServer::receive(PageFrame& frame) try {
+  return receive_frame(*stream_, frame);
+} catch (const Error& error) {
+  throw error.in("receiving pages");
+}
+
+void DestServer::place(PageFrame& frame) try {
   frame.verify();
   {
     std::unique_lock lock(mutex_);
@@ -140,6 +160,8 @@ void DestServer::place(PageFrame& frame) {
     if (run.zero) received.zero_pages += run.range.pages();
   });
   if (frame.type() == PageFrame::Type::kEndOfRound) report_round(frame);
+} catch (const Error& error) {
+  throw error.in("placing pages");
 }
 
 void DestServer::report_round(const PageFrame& frame) {
@@ -154,12 +176,12 @@ void DestServer::report_round(const PageFrame& frame) {
 }
 
 void DestServer::place_frames() try {
-  while (std::unique_ptr<PageFrame> frame = queue_.pop()) {
+  while (std::unique_ptr<PageFrame> frame = queue_->pop()) {
     place(*frame);
-    queue_.recycle(std::move(frame));
+    queue_->recycle(std::move(frame));
   }
 } catch (const std::exception& error) {
-  die(link_, fmt::format("placing pages: {}", error.what()));
+  die(link_, error.what());
 }
 
 }  // namespace

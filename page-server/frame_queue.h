@@ -11,17 +11,17 @@
 #include <mutex>
 #include <vector>
 
-#include "common/wire/page_frame.h"
+#include "page-server/frame_sink.h"
 
 namespace godwit {
 
-class FrameQueue {
+class FrameQueue final : public FrameSink {
  public:
   explicit FrameQueue(std::size_t frames);
 
   // Waits for an unused frame.
-  std::unique_ptr<PageFrame> take_free();
-  void push(std::unique_ptr<PageFrame> frame);
+  std::unique_ptr<PageFrame> take_free() override;
+  void push(std::unique_ptr<PageFrame> frame) override;
   // Waits for a frame; null after close() once all are popped.
   std::unique_ptr<PageFrame> pop();
   void recycle(std::unique_ptr<PageFrame> frame);

@@ -28,10 +28,10 @@ void require_alive(int memory_fd, Address somewhere) {
   if (pread(memory_fd, &byte, 1, static_cast<off_t>(somewhere)) == 0) throw_gone();
 }
 
-PageReader::PageReader(int memory_fd, FrameQueue& queue, PageBitmap& sent, std::uint32_t space,
+PageReader::PageReader(int memory_fd, FrameSink& sink, PageBitmap& sent, std::uint32_t space,
                        std::uint32_t round, std::uint64_t generation, bool final)
     : memory_fd_(memory_fd),
-      queue_(queue),
+      sink_(sink),
       sent_(sent),
       space_(space),
       round_(round),
@@ -41,7 +41,7 @@ PageReader::PageReader(int memory_fd, FrameQueue& queue, PageBitmap& sent, std::
 PageFrame& PageReader::frame() {
   if (frame_ != nullptr && !frame_->has_room()) flush();
   if (frame_ == nullptr) {
-    frame_ = queue_.take_free();
+    frame_ = sink_.take_free();
     frame_->begin(PageFrame::Type::kPages, space_, round_, generation_);
   }
   return *frame_;
@@ -51,7 +51,7 @@ void PageReader::flush() {
   if (frame_ == nullptr) return;
   frame_->seal();
   statistics_.bytes += frame_->wire_bytes();
-  queue_.push(std::move(frame_));
+  sink_.push(std::move(frame_));
 }
 
 std::uint64_t PageReader::read_pages(Address from, std::span<std::byte> to) const {
@@ -129,11 +129,11 @@ void PageReader::add_zero(const PageRange& range) {
 
 void PageReader::finish() {
   flush();
-  std::unique_ptr<PageFrame> last = queue_.take_free();
+  std::unique_ptr<PageFrame> last = sink_.take_free();
   last->begin(PageFrame::Type::kEndOfRound, space_, round_, generation_);
   last->seal();
   statistics_.bytes += last->wire_bytes();
-  queue_.push(std::move(last));
+  sink_.push(std::move(last));
 }
 
 }  // namespace godwit

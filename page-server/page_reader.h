@@ -8,7 +8,7 @@
 #include "common/base/page_range.h"
 #include "common/tracking/dirty_tracker.h"
 #include "common/tracking/page_bitmap.h"
-#include "page-server/frame_queue.h"
+#include "page-server/frame_sink.h"
 
 namespace godwit {
 
@@ -21,7 +21,7 @@ struct RoundStatistics {
 class PageReader {
  public:
   // Borrows all of it. `sent` follows what the destination will hold.
-  PageReader(int memory_fd, FrameQueue& queue, PageBitmap& sent, std::uint32_t space,
+  PageReader(int memory_fd, FrameSink& sink, PageBitmap& sent, std::uint32_t space,
              std::uint32_t round, std::uint64_t generation, bool final);
 
   // Puts `range`, inside an area of this kind, into frames. Pages that are not mapped any more are
@@ -42,7 +42,7 @@ class PageReader {
   std::uint64_t read_pages(Address from, std::span<std::byte> to) const;
 
   int memory_fd_;
-  FrameQueue& queue_;
+  FrameSink& sink_;
   PageBitmap& sent_;
   std::uint32_t space_;
   std::uint32_t round_;

@@ -1,10 +1,19 @@
 #include "page-server/page_server.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include "common/base/log.h"
 
 namespace godwit {
+
+bool works_on_two_threads(std::uint32_t asked) {
+  if (asked != 0) return asked > 1;
+  cpu_set_t processors;
+  CPU_ZERO(&processors);
+  // More processors than the set has room for are more than two.
+  return sched_getaffinity(0, sizeof(processors), &processors) != 0 || CPU_COUNT(&processors) > 2;
+}
 
 void die(PageServiceLink& link, const std::string& story) {
   log_debug("failed: {}", story);

@@ -10,12 +10,18 @@
 namespace godwit {
 
 inline constexpr std::int64_t kHandshakeNs = 10'000'000'000;
-inline constexpr std::size_t kQueuedFrames = 6;  // of half a MiB each
+inline constexpr std::size_t kQueuedFrames = 6;  // of a quarter MiB each, between two threads
 
 // Each role serves its agent until it is told to quit or the agent is gone; returns the exit code.
 // Throws Error. `absent_is_written`: see WriteProtectTracker.
 int serve_source(PageServiceLink& link, bool absent_is_written);
 int serve_destination(PageServiceLink& link);
+
+// Whether the work on pages is shared by two threads: `asked` is 1 or 2, or 0 for what pays off
+// here. Where both page servers, the service and its clients may have two processors between them,
+// as on one machine, handing a frame to another thread costs more than working on two at once
+// gains: its bytes are in the cache of the one that filled it.
+bool works_on_two_threads(std::uint32_t asked);
 
 // Tells the agent and ends the process with exit code 1: from whatever thread met the failure.
 [[noreturn]] void die(PageServiceLink& link, const std::string& story);

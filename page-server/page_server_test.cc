@@ -7,7 +7,15 @@ namespace {
 using ::testing::HasSubstr;
 using namespace testing;  // NOLINT: the fixture and what it is made of
 
-TEST_F(PageServerTest, MovesMemoryThatIsWrittenMeanwhile) {
+class PageServerThreadsTest : public PageServerTest,
+                              public ::testing::WithParamInterface<std::uint32_t> {
+ protected:
+  PageServerThreadsTest() { threads_ = GetParam(); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Threads, PageServerThreadsTest, ::testing::Values(1, 2));
+
+TEST_P(PageServerThreadsTest, MovesMemoryThatIsWrittenMeanwhile) {
   const PageRange memory = pages(0, 16384);
   const PageRange stack = pages(20000, 16);
   for (TestChild* child : {&have_, &want_}) {
@@ -195,7 +203,7 @@ TEST_F(PageServerFileTest, OnlyCopiesOfFilePagesTravel) {
   EXPECT_TRUE(have.read(memory) == want.read(memory));
 }
 
-TEST_F(PageServerTest, SlowLinkDoesNotGrowMemory) {
+TEST_P(PageServerThreadsTest, SlowLinkDoesNotGrowMemory) {
   const PageRange memory = pages(0, 16384);
   for (TestChild* child : {&have_, &want_}) child->map(memory);
   have_.fill(memory, 14);
@@ -232,7 +240,7 @@ TEST_F(PageServerTest, SlowLinkDoesNotGrowMemory) {
               source_before_kib, destination_kib, destination_before_kib);
 }
 
-TEST_F(PageServerTest, FramesWaitForTheirGeneration) {
+TEST_P(PageServerThreadsTest, FramesWaitForTheirGeneration) {
   const PageRange memory = pages(0, 8192);
   for (TestChild* child : {&have_, &want_}) child->map(memory);
   have_.fill(memory, 15);
@@ -248,7 +256,7 @@ TEST_F(PageServerTest, FramesWaitForTheirGeneration) {
   expect_equal({memory});
 }
 
-TEST_F(PageServerTest, PagesOutsideOfAllAreasAreAnError) {
+TEST_P(PageServerThreadsTest, PagesOutsideOfAllAreasAreAnError) {
   const PageRange memory = pages(0, 64);
   for (TestChild* child : {&have_, &want_}) child->map(memory);
   have_.fill(memory, 16);
@@ -280,7 +288,7 @@ TEST_F(PageServerTest, AnExitOfTheTaskIsTold) {
   EXPECT_THAT(failure_of(source_), HasSubstr("is gone (exec or exit)"));
 }
 
-TEST_F(PageServerTest, AKilledSourceIsTold) {
+TEST_P(PageServerThreadsTest, AKilledSourceIsTold) {
   const PageRange memory = pages(0, 64);
   for (TestChild* child : {&have_, &want_}) child->map(memory);
   start();

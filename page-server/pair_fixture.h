@@ -92,12 +92,14 @@ class PageServerTest : public ::testing::Test {
     order.mutable_start_source()->set_page_token(token);
     order.mutable_start_source()->set_bandwidth_bytes_per_s_max(bandwidth);
     order.mutable_start_source()->set_tracker(tracker_);
+    order.mutable_start_source()->set_threads(threads_);
     source_.link().send(order, std::array{socket});
   }
   void start_destination(int socket, const std::string& token) {
     proto::PageOrder order;
     *order.mutable_start_dest()->mutable_tls() = authority_.issue("destination", "source");
     order.mutable_start_dest()->set_page_token(token);
+    order.mutable_start_dest()->set_threads(threads_);
     destination_.link().send(order, std::array{socket});
   }
   void add_spaces() {
@@ -212,6 +214,7 @@ class PageServerTest : public ::testing::Test {
 
   TestAuthority authority_;
   std::string tracker_ = "write-protect";
+  std::uint32_t threads_ = 0;
   TestChild have_;
   TestChild want_;
   UniqueFd track_;

@@ -1,7 +1,7 @@
-// The source role. Two threads: this one takes orders, scans and reads; the writer encrypts and
-// sends.
+// The source role. This thread takes orders, scans and reads. Where it pays off, a second one
+// encrypts and sends (works_on_two_threads()); else it does that too, frame by frame.
 //
-//   scan (all areas) -> Scanned -> read -> frames -> queue -> writer -> TLS      then RoundSent
+//   scan (all areas) -> Scanned -> read -> frames (-> queue -> writer) -> TLS      then RoundSent
 //
 // Scanning everything before reading anything costs a bit a page and makes scanning independent of
 // the network: the agent learns early how much there is, and a task that must stand still for a
@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -42,6 +43,23 @@ struct Space {
   PageBitmap sent;  // what the destination holds
 };
 
+// Sends a frame where it was filled.
+class DirectSink final : public FrameSink {
+ public:
+  explicit DirectSink(std::function<void(const PageFrame&)> send)
+      : send_(std::move(send)), free_(std::make_unique<PageFrame>()) {}
+
+  std::unique_ptr<PageFrame> take_free() override { return std::move(free_); }
+  void push(std::unique_ptr<PageFrame> frame) override {
+    send_(*frame);
+    free_ = std::move(frame);
+  }
+
+ private:
+  std::function<void(const PageFrame&)> send_;
+  std::unique_ptr<PageFrame> free_;
+};
+
 PageRange range_of(const proto::PageSpan& span) {
   const auto range = PageRange::make(span.start(), span.end());
   if (!range) fail("range {:x}-{:x} is not whole pages", span.start(), span.end());
@@ -51,12 +69,13 @@ PageRange range_of(const proto::PageSpan& span) {
 class SourceServer {
  public:
   SourceServer(PageServiceLink& link, bool absent_is_written)
-      : link_(link), absent_is_written_(absent_is_written), queue_(kQueuedFrames) {}
+      : link_(link), absent_is_written_(absent_is_written) {}
   SourceServer(const SourceServer&) = delete;
   SourceServer& operator=(const SourceServer&) = delete;
   ~SourceServer() {
-    queue_.close();
+    if (queue_) queue_->close();
     if (writer_.joinable()) writer_.join();
+    if (stream_) stream_->close();
   }
 
   // False: time to quit.
@@ -74,12 +93,13 @@ class SourceServer {
                    std::int64_t scan_ns);
   Space& space(std::uint32_t number);
   void write_frames();
-  void write_limited(const PageFrame& frame);
+  void send(const PageFrame& frame);
 
   PageServiceLink& link_;
   bool absent_is_written_;
-  FrameQueue queue_;
-  std::optional<TlsStream> stream_;  // the writer's, once it runs
+  std::optional<TlsStream> stream_;     // the writer's, while one runs
+  std::optional<FrameQueue> queue_;     // to the writer, if there is one
+  std::unique_ptr<DirectSink> direct_;  // if there is none
   RateLimit limit_{0};
   TrackerKind tracker_ = TrackerKind::kWriteProtect;
   std::map<std::uint32_t, Space> spaces_;
@@ -110,7 +130,7 @@ bool SourceServer::carry_out(PageServiceLink::Order& order) {
 
 void SourceServer::start(PageServiceLink::Order& order) {
   const proto::StartSource& start = order.order.start_source();
-  if (writer_.joinable()) fail("started twice");
+  if (stream_) fail("started twice");
   if (start.page_token().size() != kPageTokenBytes) fail("the page token has the wrong length");
   const auto tracker = tracker_by_name(start.tracker());
   if (!tracker) fail("unknown tracker \"{}\"", start.tracker());
@@ -119,7 +139,12 @@ void SourceServer::start(PageServiceLink::Order& order) {
   stream_ = TlsStream::connect(take_fd(order, 0, "page connection"), start.tls(),
                                monotonic_ns() + kHandshakeNs);
   stream_->write(std::as_bytes(std::span(start.page_token())), monotonic_ns() + kHandshakeNs);
-  writer_ = std::thread([this] { write_frames(); });
+  if (works_on_two_threads(start.threads())) {
+    queue_.emplace(kQueuedFrames);
+    writer_ = std::thread([this] { write_frames(); });
+  } else {
+    direct_ = std::make_unique<DirectSink>([this](const PageFrame& frame) { send(frame); });
+  }
   proto::PageReport report;
   report.mutable_ready();
   link_.send(report);
@@ -215,7 +240,7 @@ void SourceServer::report_scan(const proto::SendRound& order, const ScanFindings
 }
 
 void SourceServer::send_round(const proto::SendRound& order) {
-  if (!writer_.joinable()) fail("a round before the start");
+  if (!stream_) fail("a round before the start");
   Space& space = this->space(order.space());
   if (order.generation() != space.generation) {
     fail("round {} is of generation {}, the areas of {}", order.round(), order.generation(),
@@ -229,12 +254,13 @@ void SourceServer::send_round(const proto::SendRound& order) {
   const ScanFindings findings = scan(space, order);
   const std::int64_t scan_ns = monotonic_ns() - start_ns;
   if (!order.final()) report_scan(order, findings, scan_ns);
-  PageReader reader(space.memory.get(), queue_, space.sent, order.space(), order.round(),
+  FrameSink& sink = queue_ ? static_cast<FrameSink&>(*queue_) : *direct_;
+  PageReader reader(space.memory.get(), sink, space.sent, order.space(), order.round(),
                     order.generation(), order.final());
   RoundProgress progress(link_, order.round(), order.final());
   read(space, findings, reader, progress);
   reader.finish();
-  queue_.wait_drained();
+  if (queue_) queue_->wait_drained();
   proto::PageReport report;
   proto::RoundSent& sent = *report.mutable_round_sent();
   sent.set_round(order.round());
@@ -246,11 +272,15 @@ void SourceServer::send_round(const proto::SendRound& order) {
   if (order.final()) report_scan(order, findings, scan_ns);
 }
 
-void SourceServer::write_limited(const PageFrame& frame) {
+void SourceServer::send(const PageFrame& frame) try {
+  std::span<const std::byte> data = frame.data();
+  if (data.empty()) {
+    stream_->write(frame.head());
+    return;
+  }
   // The head is small and goes with the first piece of data.
   stream_->write_more(frame.head());
-  std::span<const std::byte> data = frame.data();
-  do {
+  while (!data.empty()) {
     const auto piece = data.first(std::min<std::uint64_t>(data.size(), limit_.piece_bytes()));
     const std::int64_t wait_ns = limit_.delay_ns(piece.size(), monotonic_ns());
     if (wait_ns > 0) {
@@ -259,22 +289,23 @@ void SourceServer::write_limited(const PageFrame& frame) {
     }
     stream_->write(piece);
     data = data.subspan(piece.size());
-  } while (!data.empty());
+  }
+} catch (const Error& error) {
+  throw error.in("sending pages");
 }
 
 void SourceServer::write_frames() try {
   bool background = false;
-  while (std::unique_ptr<PageFrame> frame = queue_.pop()) {
+  while (std::unique_ptr<PageFrame> frame = queue_->pop()) {
     if (background != background_) {
       background = background_;
       take_short_turns(background);
     }
-    write_limited(*frame);
-    queue_.recycle(std::move(frame));
+    send(*frame);
+    queue_->recycle(std::move(frame));
   }
-  stream_->close();
 } catch (const std::exception& error) {
-  die(link_, fmt::format("sending pages: {}", error.what()));
+  die(link_, error.what());
 }
 
 }  // namespace

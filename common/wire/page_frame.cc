@@ -1,6 +1,10 @@
 #include "common/wire/page_frame.h"
 
+#if __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>  // chooses by what the processor has
+#else
 #include <xxhash.h>
+#endif
 
 #include <bit>
 #include <cstring>
@@ -194,8 +198,12 @@ std::span<const std::byte> PageFrame::data() const {
 }
 
 void send_frame(TlsStream& stream, const PageFrame& frame) {
-  stream.write_more(frame.head());
-  stream.write(frame.data());
+  if (frame.data().empty()) {
+    stream.write(frame.head());
+  } else {
+    stream.write_more(frame.head());
+    stream.write(frame.data());
+  }
 }
 
 bool receive_frame(TlsStream& stream, PageFrame& frame) {

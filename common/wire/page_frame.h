@@ -32,7 +32,7 @@ class PageFrame {
   static constexpr std::size_t kHeaderBytes = 40;
   static constexpr std::size_t kRunBytes = 16;
   static constexpr std::size_t kRunsMax = 1024;
-  static constexpr std::size_t kDataPagesMax = 128;
+  static constexpr std::size_t kDataPagesMax = 64;  // a frame stays in a processor's own cache
 
   enum class Type : std::uint16_t { kPages = 1, kEndOfRound = 2 };
 

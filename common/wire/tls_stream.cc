@@ -11,6 +11,7 @@
 #include <openssl/x509.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <array>
@@ -37,7 +38,6 @@ using Certificate = std::unique_ptr<X509, Freer<X509_free>>;
 using PrivateKey = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
 
 constexpr std::byte kGreeting{0x47};
-constexpr std::size_t kReadBufferBytes = 128 << 10;
 constexpr std::int64_t kDrainNs = 500'000'000;
 constexpr std::size_t kDrainBytesMax = 1 << 20;
 
@@ -118,8 +118,6 @@ Context make_context(const TlsMaterial& material) {
   SSL_CTX_set_num_tickets(raw, 0);
   SSL_CTX_set_session_cache_mode(raw, SSL_SESS_CACHE_OFF);
   SSL_CTX_set_mode(raw, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-  SSL_CTX_set_read_ahead(raw, 1);
-  SSL_CTX_set_default_read_buffer_len(raw, kReadBufferBytes);
   SSL_CTX_set_verify(raw, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, judge_peer);
   use_certificate(raw, material);
   use_authority(raw, material.authority_pem());
@@ -128,62 +126,79 @@ Context make_context(const TlsMaterial& material) {
 
 // --- Bytes to and from the socket
 // ------------------------------------------------------------------ Like BIO_s_socket, but a
-// closed peer never raises SIGPIPE, and records are gathered: one system call for several of them,
-// made when the buffer is full or OpenSSL (or TlsStream::write) flushes.
+// closed peer never raises SIGPIPE, and the kernel hears that more follows, so that records travel
+// together though none is copied to wait for others.
+//
+// OpenSSL's own read-ahead moves all that it has read to the front of its buffer for each record
+// (SSL_CTX_set_read_ahead), which for bulk data is several copies of everything. Here the record
+// that OpenSSL asks for goes straight to where it is decrypted, and what follows it, read by the
+// same system call, waits here.
 
-struct Outlet {
+constexpr std::size_t kAheadBytes = 112 << 10;
+constexpr std::size_t kSmallBytes = 512;  // a record's header; comes by way of what is read ahead
+
+struct SocketEnds {
   int fd = -1;
-  std::size_t first = 0;  // bytes [first, end) wait
+  bool more_follows = false;  // what is written may wait for what comes next
+  bool waits = false;         // the kernel may hold back what was written last
+  std::size_t first = 0;      // bytes [first, end) were read ahead
   std::size_t end = 0;
-  std::array<char, 80 << 10> bytes;
+  std::array<char, kAheadBytes> ahead;
 };
 
-Outlet& outlet_of(BIO* bio) { return *static_cast<Outlet*>(BIO_get_data(bio)); }
-
-// 1: nothing waits any more; -1: not now (retry is set) or an error in errno.
-int send_waiting(BIO* bio) {
-  BIO_clear_retry_flags(bio);
-  Outlet& outlet = outlet_of(bio);
-  while (outlet.first < outlet.end) {
-    const ssize_t done = ::send(outlet.fd, outlet.bytes.data() + outlet.first,
-                                outlet.end - outlet.first, MSG_NOSIGNAL);
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) {
-      if (errno == EAGAIN) BIO_set_retry_write(bio);
-      return -1;
-    }
-    outlet.first += static_cast<std::size_t>(done);
-  }
-  outlet.first = outlet.end = 0;
-  return 1;
-}
+SocketEnds& ends_of(BIO* bio) { return *static_cast<SocketEnds*>(BIO_get_data(bio)); }
 
 int bio_write(BIO* bio, const char* from, int bytes) {
-  Outlet& outlet = outlet_of(bio);
-  const std::size_t wanted =
-      std::min<std::size_t>(static_cast<std::size_t>(bytes), outlet.bytes.size());
-  if (outlet.bytes.size() - outlet.end < wanted && send_waiting(bio) != 1) return -1;
   BIO_clear_retry_flags(bio);
-  std::memcpy(outlet.bytes.data() + outlet.end, from, wanted);
-  outlet.end += wanted;
-  return static_cast<int>(wanted);
+  SocketEnds& ends = ends_of(bio);
+  const int flags = MSG_NOSIGNAL | (ends.more_follows ? MSG_MORE : 0);
+  ssize_t done = 0;
+  do {
+    done = ::send(ends.fd, from, static_cast<std::size_t>(bytes), flags);
+  } while (done < 0 && errno == EINTR);
+  if (done < 0 && errno == EAGAIN) BIO_set_retry_write(bio);
+  if (done > 0) ends.waits = ends.more_follows;
+  return static_cast<int>(done);
+}
+
+// Nothing waits for more, neither later (tcp(7), TCP_NODELAY) nor now.
+void push_on(int fd) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // a unix socket has none
 }
 
 int bio_read(BIO* bio, char* to, int bytes) {
   BIO_clear_retry_flags(bio);
-  ssize_t done = 0;
-  do {
-    done = ::recv(outlet_of(bio).fd, to, static_cast<std::size_t>(bytes), 0);
-  } while (done < 0 && errno == EINTR);
-  if (done < 0 && errno == EAGAIN) BIO_set_retry_read(bio);
-  if (done == 0) BIO_set_flags(bio, BIO_FLAGS_IN_EOF);
-  return static_cast<int>(done);
+  SocketEnds& ends = ends_of(bio);
+  const auto wanted = static_cast<std::size_t>(bytes);
+  if (ends.first == ends.end) {
+    const std::size_t direct = wanted < kSmallBytes ? 0 : wanted;
+    std::array<iovec, 2> parts{iovec{to, direct}, iovec{ends.ahead.data(), ends.ahead.size()}};
+    msghdr message{};
+    message.msg_iov = parts.data();
+    message.msg_iovlen = parts.size();
+    ssize_t got = 0;
+    do {
+      got = ::recvmsg(ends.fd, &message, 0);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == EAGAIN) BIO_set_retry_read(bio);
+    if (got == 0) BIO_set_flags(bio, BIO_FLAGS_IN_EOF);
+    if (got <= 0) return static_cast<int>(got);
+    const std::size_t taken = std::min(static_cast<std::size_t>(got), direct);
+    ends.first = 0;
+    ends.end = static_cast<std::size_t>(got) - taken;
+    if (taken > 0) return static_cast<int>(taken);
+  }
+  const std::size_t taken = std::min(wanted, ends.end - ends.first);
+  std::memcpy(to, ends.ahead.data() + ends.first, taken);
+  ends.first += taken;
+  return static_cast<int>(taken);
 }
 
 long bio_control(BIO* bio, int command, long, void*) {
   switch (command) {
     case BIO_CTRL_FLUSH:
-      return send_waiting(bio);
+      return 1;  // nothing waits here
     case BIO_CTRL_EOF:
       return BIO_test_flags(bio, BIO_FLAGS_IN_EOF) != 0 ? 1 : 0;
     default:
@@ -192,7 +207,7 @@ long bio_control(BIO* bio, int command, long, void*) {
 }
 
 int bio_destroy(BIO* bio) {
-  delete &outlet_of(bio);
+  delete &ends_of(bio);
   return 1;
 }
 
@@ -211,9 +226,9 @@ const BIO_METHOD* socket_method() {
 BIO* make_socket_bio(int fd) {
   BIO* bio = BIO_new(socket_method());
   if (bio == nullptr) fail("TLS: {}", drain_openssl_errors());
-  auto* outlet = new Outlet;
-  outlet->fd = fd;
-  BIO_set_data(bio, outlet);
+  auto* ends = new SocketEnds;
+  ends->fd = fd;
+  BIO_set_data(bio, ends);
   BIO_set_init(bio, 1);
   return bio;
 }
@@ -280,8 +295,7 @@ TlsStream::State::State(UniqueFd connected, const TlsMaterial& material)
   if (flags < 0 || fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
     throw_system("TLS: fd {}", socket.get());
   }
-  const int on = 1;
-  setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // a unix socket has none
+  push_on(socket.get());
   peer.expected_unit = tls_role_unit(material.peer_role());
   session.reset(SSL_new(context.get()));
   if (!session) fail("TLS: {}", drain_openssl_errors());
@@ -427,30 +441,30 @@ void TlsStream::write_more(std::span<const std::byte> from, std::int64_t deadlin
 
 void TlsStream::write(std::span<const std::byte> from, std::int64_t deadline_ns, bool flush) {
   SSL* ssl = state_->session.get();
-  while (flush || !from.empty()) {
+  SocketEnds& ends = ends_of(SSL_get_wbio(ssl));
+  while (!from.empty()) {
     std::size_t done = 0;
     ERR_clear_error();
     errno = 0;
-    const bool flushing = from.empty();
-    const int result = flushing ? static_cast<int>(BIO_flush(SSL_get_wbio(ssl)))
-                                : SSL_write_ex(ssl, from.data(), from.size(), &done);
+    // One record at a time (SSL_MODE_ENABLE_PARTIAL_WRITE).
+    ends.more_follows = !flush || from.size() > SSL3_RT_MAX_PLAIN_LENGTH;
+    const int result = SSL_write_ex(ssl, from.data(), from.size(), &done);
     const int code = errno;
-    if (result == 1 && flushing) return;
+    ends.more_follows = false;
     if (result == 1) {
       from = from.subspan(done);
       continue;
     }
-    int why = SSL_ERROR_SYSCALL;
-    if (!flushing) {
-      why = SSL_get_error(ssl, result);
-    } else if (BIO_should_retry(SSL_get_wbio(ssl)) != 0) {
-      why = SSL_ERROR_WANT_WRITE;
-    }
+    const int why = SSL_get_error(ssl, result);
     const std::string doing = fmt::format("TLS connection with {}", state_->address);
     if (why != SSL_ERROR_WANT_READ && why != SSL_ERROR_WANT_WRITE) {
       throw state_->failure(why, code, doing);
     }
     state_->wait(why, deadline_ns, doing);
+  }
+  if (flush && ends.waits) {
+    push_on(state_->socket.get());
+    ends.waits = false;
   }
 }
 
@@ -463,7 +477,10 @@ void TlsStream::close() noexcept {
   shutdown(state_->socket.get(), SHUT_WR);
 }
 
-bool TlsStream::has_pending() const { return SSL_has_pending(state_->session.get()) == 1; }
+bool TlsStream::has_pending() const {
+  const SocketEnds& ends = ends_of(SSL_get_rbio(state_->session.get()));
+  return ends.first < ends.end || SSL_has_pending(state_->session.get()) == 1;
+}
 int TlsStream::fd() const { return state_->socket.get(); }
 const std::string& TlsStream::peer_name() const { return state_->peer.name; }
 std::string TlsStream::cipher() const { return SSL_get_cipher_name(state_->session.get()); }

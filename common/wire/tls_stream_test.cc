@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
 
@@ -30,6 +31,21 @@ Sockets make_sockets() {
   std::array<int, 2> ends{};
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) throw_system("pair");
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+Sockets make_tcp_sockets() {
+  const UniqueFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  UniqueFd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t bytes = sizeof(address);
+  auto* name = reinterpret_cast<sockaddr*>(&address);
+  if (bind(listener.get(), name, bytes) != 0 || listen(listener.get(), 1) != 0 ||
+      getsockname(listener.get(), name, &bytes) != 0 || connect(client.get(), name, bytes) != 0) {
+    throw_system("loopback");
+  }
+  return {std::move(client), UniqueFd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC))};
 }
 
 std::int64_t in_seconds(int seconds) { return monotonic_ns() + seconds * 1'000'000'000LL; }
@@ -92,6 +108,45 @@ TEST_F(TlsStreamTest, CarriesBytesBothWaysAndEndsInOrder) {
   EXPECT_TRUE(std::equal(echo.begin(), echo.end(), sent.begin()));
   stream.close();
   EXPECT_EQ(server.get(), sent);
+}
+
+TEST_F(TlsStreamTest, WhatWasHeldBackLeavesWithTheNextWrite) {
+  Sockets sockets = make_tcp_sockets();
+  auto accepted = std::async(std::launch::async, [&] {
+    return TlsStream::accept(std::move(sockets.server), destination_, in_seconds(5));
+  });
+  TlsStream client = TlsStream::connect(std::move(sockets.client), source_, in_seconds(5));
+  TlsStream server = accepted.get();
+  std::vector<std::byte> sent(40'000);
+  for (std::size_t i = 0; i < sent.size(); ++i) sent[i] = static_cast<std::byte>(i * 31 >> 3);
+  std::vector<std::byte> got(sent.size());
+  // The kernel would let go of it by itself after 200 ms (tcp(7), TCP_CORK).
+  constexpr int kTimes = 20;
+  const std::int64_t start_ns = monotonic_ns();
+  for (int i = 0; i < kTimes; ++i) {
+    client.write_more(sent, in_seconds(5));
+    client.write({}, in_seconds(5));
+    server.read(got, in_seconds(5));
+    EXPECT_EQ(got, sent);
+  }
+  EXPECT_LT(monotonic_ns() - start_ns, kTimes * 100'000'000LL);
+}
+
+TEST_F(TlsStreamTest, SaysWhatIsPending) {
+  Sockets sockets = make_tcp_sockets();
+  auto accepted = std::async(std::launch::async, [&] {
+    return TlsStream::accept(std::move(sockets.server), destination_, in_seconds(5));
+  });
+  TlsStream client = TlsStream::connect(std::move(sockets.client), source_, in_seconds(5));
+  TlsStream server = accepted.get();
+  const std::array<std::byte, 100> message{};
+  client.write_more(message, in_seconds(5));
+  client.write(message, in_seconds(5));  // two records, in one piece
+  std::array<std::byte, 100> got{};
+  server.read(got, in_seconds(5));
+  EXPECT_TRUE(server.has_pending());
+  server.read(got, in_seconds(5));
+  EXPECT_FALSE(server.has_pending());
 }
 
 TEST_F(TlsStreamTest, WrongRoleOfClient) {
