@@ -17,6 +17,7 @@ namespace godwit {
 namespace {
 
 constexpr std::size_t kAskedPerPart = 600;
+constexpr std::size_t kFew = 200;
 constexpr std::size_t kTextsOpenMax = 16'384;
 constexpr std::size_t kOwnDescriptors = 256;
 // A clock tick of the kernel: what changed so shortly before it was looked at may have changed once
@@ -55,9 +56,7 @@ void FdGlance::ask(FdFacts& facts) {
   part.asked.push_back(asked);
 }
 
-void FdGlance::ask_later(FdFacts& facts) {
-  if (taken_.empty() || taken_.back().taken.size() == kAskedPerPart) taken_.emplace_back();
-  TakenPart& part = taken_.back();
+void FdGlance::ask_taken(FdFacts& facts, Part& part) {
   Taken taken;
   taken.facts = &facts;
   taken.fd = facts.fd;
@@ -83,6 +82,7 @@ void FdGlance::prepare(std::vector<FdFacts>& described, const ProcFdDirectory& d
   const std::size_t taken = described.size() + kOwnDescriptors;
   const std::size_t texts_open_max =
       limit.rlim_cur > taken ? std::min<std::size_t>(limit.rlim_cur - taken, kTextsOpenMax) : 0;
+  std::vector<FdFacts*> taken_for_same;
   for (FdFacts& facts : described) {
     facts.same = facts.closed = false;
     facts.doubts = is_path_file(facts) ? 2 : 1;
@@ -98,7 +98,14 @@ void FdGlance::prepare(std::vector<FdFacts>& described, const ProcFdDirectory& d
       ask(facts);
     }
     const bool has_owner = (facts.info.flags & O_PATH) == 0;
-    if (facts.leader == facts.fd && !facts.is_socket() && has_owner) ask_later(facts);
+    if (facts.leader == facts.fd && !facts.is_socket() && has_owner) {
+      taken_for_same.push_back(&facts);
+    }
+  }
+  std::vector<Part>& parts = described.size() <= kFew ? parts_ : later_;
+  for (FdFacts* facts : taken_for_same) {
+    if (parts.empty() || parts.back().taken.size() == kAskedPerPart) parts.emplace_back();
+    ask_taken(*facts, parts.back());
   }
   prepared_ = true;
 }
@@ -141,16 +148,19 @@ void FdGlance::settle(FdFacts& facts) { facts.same = --facts.doubts == 0; }
 void FdGlance::look(RemoteTask& task) {
   std::size_t at = 0;
   const std::size_t texts_per_part = parts_.empty() ? 0 : texts_.size() / parts_.size();
-  for (const Part& part : parts_) {
+  for (Part& part : parts_) {
     const std::size_t end = at + texts_per_part;
-    const BatchOutcome outcome = task.run(part.batch, [&] {
+    BatchOutcome outcome = task.run(part.batch, [&] {
       for (; at < end; ++at) read(texts_[at]);
     });
     for (const Asked& asked : part.asked) read(asked, outcome);
+    if (!part.taken.empty()) part.outcome = std::move(outcome);
   }
   for (; at < texts_.size(); ++at) read(texts_[at]);
-  for (TakenPart& part : taken_) {
-    for (Taken& taken : part.taken) taken.same = taken.facts->same;
+  for (std::vector<Part>* parts : {&parts_, &later_}) {
+    for (Part& part : *parts) {
+      for (Taken& taken : part.taken) taken.same = taken.facts->same;
+    }
   }
 }
 
@@ -171,11 +181,14 @@ void FdGlance::confirm(const Taken& taken, const BatchOutcome& outcome) {
   }
 }
 
-void FdGlance::confirm(RemoteTask& task) const {
-  for (const TakenPart& part : taken_) {
-    const BatchOutcome outcome = task.run(part.batch);
-    for (const Taken& taken : part.taken) {
-      if (taken.same) confirm(taken, outcome);
+void FdGlance::confirm(RemoteTask& task) {
+  for (std::vector<Part>* parts : {&parts_, &later_}) {
+    for (Part& part : *parts) {
+      if (part.taken.empty()) continue;
+      if (!part.outcome) part.outcome = task.run(part.batch);
+      for (const Taken& taken : part.taken) {
+        if (taken.same) confirm(taken, *part.outcome);
+      }
     }
   }
 }
@@ -184,7 +197,7 @@ void FdGlance::clear() {
   prepared_ = false;
   parts_.clear();
   texts_.clear();
-  taken_.clear();
+  later_.clear();
 }
 
 }  // namespace godwit

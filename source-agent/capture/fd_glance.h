@@ -12,6 +12,7 @@
 // Thread: the one that attached the task. Everything throws Error.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "common/kernel/proc_fdinfo.h"
@@ -30,8 +31,9 @@ class FdGlance {
   // The blackout: sets FdFacts::same and closed, and of pipes what waits.
   void look(RemoteTask& task);
   // Still the blackout, but later: throws Error when the owner of a file or the capacity of a pipe
-  // is not as described.
-  void confirm(RemoteTask& task) const;
+  // is not as described. Of a few descriptors that was asked with the rest, which costs less than
+  // waking the process once more.
+  void confirm(RemoteTask& task);
   void clear();
 
  private:
@@ -43,11 +45,6 @@ class FdGlance {
     RowResult waiting_row;
     DataAt status;   // struct stat
     DataAt waiting;  // int
-  };
-  // As much as the task's scratch area takes at once.
-  struct Part {
-    SyscallBatch batch;
-    std::vector<Asked> asked;
   };
   struct Text {
     FdFacts* facts = nullptr;
@@ -64,13 +61,16 @@ class FdGlance {
     RowResult signal_row;
     RowResult capacity_row;
   };
-  struct TakenPart {
+  // As much as the task's scratch area takes at once.
+  struct Part {
     SyscallBatch batch;
+    std::vector<Asked> asked;
     std::vector<Taken> taken;
+    std::optional<BatchOutcome> outcome;  // when `taken` was asked with the rest
   };
 
   void ask(FdFacts& facts);
-  void ask_later(FdFacts& facts);
+  static void ask_taken(FdFacts& facts, Part& part);
   void read(const Asked& asked, const BatchOutcome& outcome) const;
   void read(const Text& text);
   static void settle(FdFacts& facts);
@@ -81,7 +81,7 @@ class FdGlance {
   const ProcFdDirectory* directory_ = nullptr;
   std::vector<Part> parts_;
   std::vector<Text> texts_;
-  std::vector<TakenPart> taken_;
+  std::vector<Part> later_;  // asked by confirm()
   std::string block_;
 };
 
