@@ -97,14 +97,19 @@ void get_ready(Migration& migration) {
   } else {
     publish_areas(migration);  // nothing is fresh any more
   }
-  const proto::Brace brace = migration.network->prepare(process.fd_table());
-  note_addresses(migration, brace);
-  migration.control->send_body(brace);
+  look_at_threads(migration);
+  {
+    proto::Brace brace = migration.network->prepare(process.fd_table());
+    note_addresses(migration, brace);
+    for (const auto& [tid, thread] : migration.capture->known_threads()) {
+      *brace.add_threads() = thread;
+    }
+    migration.control->send_body(brace);
+  }
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
   calm_streams(migration, process.fd_table());
   expect_stop(migration);
   keep_heap_steady();
-  look_at_threads(migration);
   migration.capture->observe_calls();
   // What was written while all this was made ready need not travel in the blackout.
   add_round(migration.report, run_round(migration));
@@ -257,6 +262,7 @@ void hand_over(Migration& migration) {
   migration.progress.quiet();
   const Precedence precedence;
   const Precedence for_pages(migration.pages->pid());
+  migration.task->seize();
   PhaseClock clock(migration.report);
   const std::int64_t began_ns = stop_for_good(migration, clock);
   describe_final(migration, clock);
@@ -264,7 +270,8 @@ void hand_over(Migration& migration) {
   migration.control->send(migration.final_message);
   migration.machine.apply(Event::kFinalSent);
   clock.mark("send");
-  // The destination is at work now: the time to look again at what was taken for unchanged.
+  // The destination is at work now: the time to look again at what was taken for unchanged in those
+  // that moved. The others follow after the commit.
   migration.capture->confirm(*migration.task);
   const proto::Corrections corrections = migration.capture->fd_table().confirm_streams();
   if (corrections.sockets_size() > 0) migration.control->send_body(corrections);

@@ -110,7 +110,7 @@ void BatchRunner::borrow(Tracee& thread) {
          arch::name());
   }
   if (fresh) {
-    thread.abort_rseq_section(thread.own_);
+    if (thread.own_.system_call() < 0) thread.abort_rseq_section(thread.own_);
     thread.lost_regsets_.clear();
     for (const int note : arch::notes_lost_by_calls()) {
       auto content = ptrace_regset(thread.tid(), note, kRegsetBytesMax);

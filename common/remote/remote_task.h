@@ -52,6 +52,9 @@ class RemoteTask {
 
   pid_t host_pid() const;
 
+  // What a stop does first, shortly before it: seizes all threads, which run on. One that gets a
+  // signal stands still from then on, so the stop should follow at once.
+  void seize();
   // Stops all threads, also those that appear meanwhile; threads() is then complete, the leader
   // first.
   void stop();
@@ -109,6 +112,9 @@ class RemoteTask {
   // Finishes: removes code and scratch from the task, restores every thread's registers and
   // detaches. A process in a frozen cgroup goes on when that is thawed.
   void detach();
+  // The stopped process dies with the agent from here on, without going on in its program: for a
+  // copy that must not run any more. Batches still run in it, once it is not frozen.
+  void let_die();
   // After the process was killed: takes note of the threads that have ended, without waiting. The
   // kernel keeps each as a zombie until its tracer has. True when none is left.
   bool reap_killed() noexcept;
@@ -124,8 +130,11 @@ class RemoteTask {
   // Makes a thread with this id (innermost pid namespace) by clone3 with set_tid; it is stopped.
   // The reference is good until the next end_thread().
   Tracee& clone_thread(pid_t tid);
-  // Ends a thread other than the leader.
-  void end_thread(pid_t host_tid);
+  // Ends a thread other than the leader. `last` runs in it before.
+  void end_thread(pid_t host_tid, const SyscallBatch& last = {});
+  // The stopped thread's registers and mask are in the kernel as they are here: nothing is left to
+  // do for it when it is let go.
+  void settle(Tracee& thread) { thread.give_back(); }
   // Makes a child process with this id, by clone3 with set_tid in the leader; returns its host pid.
   // It is traced (adopt_skeleton) and is a copy of this process. `set_tid` 0: any id.
   pid_t clone_process(pid_t set_tid);

@@ -38,8 +38,9 @@ struct RemoteTask::State {
 
   // Seizes what is not seized yet, until a look at /proc finds nothing new; then waits.
   void stop_all();
-  bool seize_new_threads();
-  void try_seize_thread(pid_t tid);
+  bool seize_new_threads(bool interrupt);
+  void try_seize_thread(pid_t tid, bool interrupt);
+  bool has_all_threads() const;
   void remove_gone();
   // What is written in the task already: by an agent that died, or for the process it is a copy of.
   void take_over_sites();
@@ -67,6 +68,8 @@ struct RemoteTask::State {
   Tracee& any_thread();
   void unregister_rseq();
   void move_code_to_home(const PageRange& home);
+  // Nobody stands in it; nothing refers to it.
+  void erase_own_site();
   void detach_all();
   void kill() noexcept;
 };

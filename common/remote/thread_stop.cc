@@ -1,6 +1,8 @@
 // Stopping every thread of a process, and letting it go.
 #include <fmt/format.h>
 #include <sched.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +14,7 @@
 #include "common/base/log.h"
 #include "common/kernel/pidfd.h"
 #include "common/kernel/proc_status.h"
+#include "common/kernel/ptrace.h"
 #include "common/remote/remote_task_state.h"
 
 namespace godwit {
@@ -21,10 +24,10 @@ constexpr std::int64_t kRunTimeMaxNs = 3'000'000;
 
 }  // namespace
 
-void RemoteTask::State::try_seize_thread(pid_t tid) {
+void RemoteTask::State::try_seize_thread(pid_t tid, bool interrupt) {
   try {
     threads.push_back(Tracee::seize(tid, skeleton));
-    threads.back().interrupt();
+    if (interrupt) threads.back().interrupt();
     return;
   } catch (const Error& error) {
     if (error.code() == ESRCH) return;
@@ -43,7 +46,7 @@ void RemoteTask::State::try_seize_thread(pid_t tid) {
   }
 }
 
-bool RemoteTask::State::seize_new_threads() {
+bool RemoteTask::State::seize_new_threads(bool interrupt) {
   std::unordered_set<pid_t> known;
   for (const Tracee& thread : threads) known.insert(thread.tid());
   const std::size_t before = threads.size();
@@ -54,7 +57,7 @@ bool RemoteTask::State::seize_new_threads() {
     if (error.code() != ENOENT && error.code() != ESRCH) throw;  // it has ended
   }
   for (const pid_t tid : now) {
-    if (!known.contains(tid)) try_seize_thread(tid);
+    if (!known.contains(tid)) try_seize_thread(tid, interrupt);
   }
   return threads.size() != before;
 }
@@ -63,15 +66,27 @@ void RemoteTask::State::remove_gone() {
   std::erase_if(threads, [](const Tracee& thread) { return thread.gone(); });
 }
 
+// The links of the folder are one for each thread and two of its own (proc_pid_task(5)). As many
+// as stand still here: nobody is left who could make another. A list takes a hundred times longer.
+bool RemoteTask::State::has_all_threads() const {
+  struct stat folder {};
+  const std::string path = fmt::format("/proc/{}/task", pid);
+  return ::stat(path.c_str(), &folder) == 0 && folder.st_nlink == threads.size() + 2;
+}
+
 void RemoteTask::State::stop_all() {
-  for (Tracee& thread : threads) thread.interrupt();  // a skeleton's, which stay with us
-  while (seize_new_threads()) {
+  for (Tracee& thread : threads) thread.interrupt();  // seized already
+  if (threads.empty()) seize_new_threads(true);
+  do {
     for (Tracee& thread : threads) thread.wait_stopped();
-  }
-  for (Tracee& thread : threads) thread.wait_stopped();
-  remove_gone();
+    remove_gone();
+  } while (!has_all_threads() && seize_new_threads(true));
   if (threads.empty()) throw Error(fmt::format("process {} has ended", pid), ESRCH);
   if (skeleton) threads.reserve(16384);  // clone_thread() hands out references
+}
+
+void RemoteTask::seize() {
+  if (!state_->stopped) state_->seize_new_threads(false);
 }
 
 void RemoteTask::let_run(pid_t host_tid, const std::function<bool()>& enough) {
@@ -82,7 +97,7 @@ void RemoteTask::let_run(pid_t host_tid, const std::function<bool()>& enough) {
   while (!enough() && monotonic_ns() - start < kRunTimeMaxNs) sched_yield();
   thread.interrupt();
   thread.wait_stopped();
-  while (state.seize_new_threads()) {
+  while (state.seize_new_threads(true)) {
     for (Tracee& one : state.threads) one.wait_stopped();
   }
   state.remove_gone();
@@ -97,6 +112,12 @@ Tracee& RemoteTask::State::any_thread() {
   fail("process {} has no stopped thread", pid);
 }
 
+void RemoteTask::State::erase_own_site() {
+  if (has_scratch() || runner.code() == 0) return;
+  if (site_is_intact(memory, runner.code())) erase_site(memory, runner.code());
+  runner.set_code(0);
+}
+
 void RemoteTask::State::detach_all() {
   if (has_scratch() && !has_home() && is_frozen(pid)) {
     // Nothing can run in it now. The record stays, and the next agent finds it.
@@ -105,9 +126,7 @@ void RemoteTask::State::detach_all() {
     unmap_scratch(any_thread());
   }
   for (Tracee& thread : threads) thread.give_back();
-  if (!has_scratch() && runner.code() != 0 && site_is_intact(memory, runner.code())) {
-    erase_site(memory, runner.code());
-  }
+  erase_own_site();
   for (Tracee& thread : threads) thread.detach();
   threads.clear();
   stopped = false;
@@ -125,6 +144,18 @@ void RemoteTask::State::kill() noexcept {
     log_warning("ending process {}: {}", pid, error.what());
   }
   threads.clear();
+}
+
+void RemoteTask::let_die() {
+  State& state = *state_;
+  if (!state.stopped) fail("process {} runs: its end cannot be bound to ours", state.pid);
+  for (Tracee& thread : state.threads) {
+    if (thread.gone()) continue;
+    thread.options_ |= PTRACE_O_EXITKILL;
+    if (const int code = try_ptrace_set_options(thread.tid(), thread.options_); code != 0) {
+      throw_errno(code, fmt::format("bind the end of thread {} to ours", thread.tid()));
+    }
+  }
 }
 
 bool RemoteTask::reap_killed() noexcept {

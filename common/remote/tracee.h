@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -59,6 +60,8 @@ class Tracee {
   arch::Registers portable_registers(std::optional<arch::InterruptedCall>* blocked_call) const;
 
   std::vector<std::byte> vector_state() const;  // NT_X86_XSTATE / NT_PRFPREG, sized by the kernel
+  // The same into `memory`, which has room for it; the part that it takes.
+  std::span<const std::byte> vector_state(std::span<std::byte> memory) const;
   void set_vector_state(const std::vector<std::byte>& state);
   std::uint64_t signal_mask() const;  // the task's own, also while a batch has replaced it
   void set_signal_mask(std::uint64_t mask);

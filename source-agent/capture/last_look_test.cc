@@ -19,16 +19,6 @@
 namespace godwit {
 namespace {
 
-template <typename Body>
-std::string story_of(Body body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
-
 // Descriptors from 3 on: a listener, the connection's two ends.
 void connect_to_itself() {
   close(kTestPidfd);
@@ -188,12 +178,17 @@ TEST(LastLook, ThreadsTakenFromBeforeAreDescribedAsTheyAre) {
   const auto again = capture_threads_again(context, BlockedCallWatch(), known);
   const auto whole = capture_threads(context);
   ASSERT_EQ(again.size(), 1u);
-  EXPECT_EQ(again[0].DebugString(), whole.at(0).DebugString());
-  EXPECT_EQ(story_of([&] { confirm_threads(context, known); }), "");
+  EXPECT_TRUE(again[0].as_before());
+  EXPECT_EQ(again[0].tid(), whole.at(0).tid());
+  EXPECT_EQ(first.at(0).DebugString(), whole.at(0).DebugString());
+  const auto all = [](pid_t) { return true; };
+  EXPECT_TRUE(find_changed_threads(context, known, all).empty());
   ASSERT_EQ(setpriority(PRIO_PROCESS, static_cast<id_t>(child.pid()), 5), 0);
-  const std::string story = story_of([&] { confirm_threads(context, known); });
-  EXPECT_NE(story.find(std::to_string(child.pid())), std::string::npos) << story;
-  EXPECT_NE(story.find("scheduling"), std::string::npos) << story;
+  EXPECT_TRUE(find_changed_threads(context, known, [](pid_t) { return false; }).empty());
+  const auto stories = find_changed_threads(context, known, all);
+  ASSERT_EQ(stories.size(), 1u);
+  EXPECT_NE(stories[0].find(std::to_string(child.pid())), std::string::npos) << stories[0];
+  EXPECT_NE(stories[0].find("scheduling"), std::string::npos) << stories[0];
 }
 
 }  // namespace

@@ -89,8 +89,11 @@ void ProcessCapture::describe_state(RemoteTask& task, proto::Process& process) {
 
 void ProcessCapture::describe_threads(CaptureContext& context, const KnownThreads& known,
                                       proto::Process& process) {
+  process.mutable_threads()->Reserve(static_cast<int>(context.task.threads().size()));
+  moved_threads_.clear();
   for (proto::Thread& thread : capture_threads_again(context, blocked_calls_, known)) {
-    *process.add_threads() = std::move(thread);
+    if (!thread.as_before()) moved_threads_.insert(thread.host_tid());
+    process.mutable_threads()->Add(std::move(thread));
   }
   ask_ended_timers_again(context, process);
 }
@@ -152,7 +155,16 @@ proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings 
 void ProcessCapture::confirm(RemoteTask& task) {
   CaptureContext context{task, host_pid_};
   fd_table_.confirm(task);
-  confirm_threads(context, known_threads_);
+  const auto moved = [this](pid_t tid) { return moved_threads_.contains(tid); };
+  for (const std::string& story : find_changed_threads(context, known_threads_, moved)) {
+    throw Error(story).with_hint("nothing is lost: begin the migration again");
+  }
+}
+
+std::vector<std::string> ProcessCapture::look_again(RemoteTask& task) {
+  CaptureContext context{task, host_pid_};
+  const auto stood_still = [this](pid_t tid) { return !moved_threads_.contains(tid); };
+  return find_changed_threads(context, known_threads_, stood_still);
 }
 
 proto::Process describe_process(CaptureContext& context) {

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <memory>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "common/model/describe.h"
 #include "common/model/findings.h"
@@ -40,10 +43,14 @@ class ProcessCapture {
   // The process is stopped for a moment, shortly before the switch: looks at what can only be asked
   // inside of each thread, so that describe_final() need not.
   void look_at_threads(RemoteTask& task);
-  // After describe_final(), while the destination works: throws Error when a thread is not as it
-  // took it to be. The process is stopped, and not frozen yet. What concerns descriptors can wait
-  // until after the commit: FdTableCapture::find_corrections().
+  const KnownThreads& known_threads() const { return known_threads_; }
+  // After describe_final(), while the destination works: throws Error when a thread that moved
+  // since the look is not as it took it to be. The process is stopped, and not frozen yet. What
+  // concerns descriptors can wait until after the commit: FdTableCapture::find_corrections().
   void confirm(RemoteTask& task);
+  // The same of the threads that stood still, a sentence for each that was not as taken. After the
+  // commit, when the copy here must not run any more: see RemoteTask::let_die().
+  std::vector<std::string> look_again(RemoteTask& task);
   // Before the first stop. Follows what only shows then, to the last one; both objects stay where
   // they are.
   void watch_stops(RemoteTask& task);
@@ -70,6 +77,7 @@ class ProcessCapture {
   BlockedCallWatch blocked_calls_;
   proto::Process last_;  // without areas
   KnownThreads known_threads_;
+  std::set<pid_t> moved_threads_;  // by host tid
   std::unique_ptr<Questions> asked_;
 };
 

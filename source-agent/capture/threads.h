@@ -6,8 +6,9 @@
 // of the agent, all the rest as well.
 #pragma once
 
-#include <array>
+#include <functional>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "common/model/describe.h"
@@ -49,13 +50,16 @@ using KnownThreads = std::map<pid_t, proto::Thread>;
 std::vector<proto::Thread> capture_threads(CaptureContext& context, const BlockedCallWatch& watch);
 std::vector<proto::Thread> capture_threads(CaptureContext& context);
 // The same, with ptrace alone for those that are known: what a batch would tell is taken for
-// unchanged until confirm_threads() has looked. A tenth of the time.
+// unchanged until find_changed_threads() has looked. One that stands where it stood, with the same
+// registers, is only said to be as before. A tenth of the time.
 std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
                                                  const BlockedCallWatch& watch,
                                                  const KnownThreads& known);
-// Throws Error naming the thread when something was not as capture_threads_again() took it. Signals
-// that came since are no difference. The process is stopped, and not frozen yet.
-void confirm_threads(CaptureContext& context, const KnownThreads& known);
+// What was not as capture_threads_again() took it, a sentence for each thread. Signals that came
+// since are no difference. `is_asked`: which threads, by host tid. The process is stopped, and not
+// frozen.
+std::vector<std::string> find_changed_threads(CaptureContext& context, const KnownThreads& known,
+                                              const std::function<bool(pid_t)>& is_asked);
 
 // Refuses: thread-traced, descriptors-unshared.
 void preflight_threads(pid_t host_pid, Findings& findings);
