@@ -18,7 +18,7 @@
 namespace godwit {
 namespace {
 
-constexpr std::int64_t kBraceTimeoutNs = 10'000'000'000;
+constexpr std::int64_t kBraceTimeoutNs = 60'000'000'000;
 constexpr std::int64_t kPreparedTimeoutNs = 30'000'000'000;
 constexpr std::int64_t kConfirmTimeoutNs = 10'000'000'000;
 // For a moment in which everything can be moved. New connections are held back meanwhile.
@@ -104,7 +104,7 @@ void get_ready(Migration& migration) {
     for (const auto& [tid, thread] : migration.capture->known_threads()) {
       *brace.add_threads() = thread;
     }
-    migration.control->send_body(brace);
+    migration.control->send_body(std::move(brace));
   }
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
   calm_streams(migration, process.fd_table());

@@ -107,6 +107,7 @@ proto::Process ProcessCapture::describe(RemoteTask& task) {
   const std::uint64_t program_break = process.mappings().marks().brk();
   process.clear_mappings();
   last_ = process;
+  leave_out_registers(last_);
   *process.mutable_mappings() = *mappings;
   process.mutable_mappings()->mutable_marks()->set_brk(program_break);
   return process;

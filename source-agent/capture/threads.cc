@@ -309,6 +309,13 @@ std::vector<proto::Thread> capture_threads(CaptureContext& context) {
   return capture_threads(context, BlockedCallWatch());
 }
 
+void leave_out_registers(proto::Process& process) {
+  for (proto::Thread& thread : *process.mutable_threads()) {
+    thread.clear_general_registers();
+    thread.clear_vector_registers();
+  }
+}
+
 void preflight_threads(pid_t host_pid, Findings& findings) {
   for (const pid_t tid : list_threads(host_pid)) {
     const auto status = try_read_proc_status(fmt::format("/proc/{}/task/{}", host_pid, tid));

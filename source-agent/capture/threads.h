@@ -61,6 +61,9 @@ std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
 std::vector<std::string> find_changed_threads(CaptureContext& context, const KnownThreads& known,
                                               const std::function<bool(pid_t)>& is_asked);
 
+// Registers have no meaning while the process runs, and are most of a description.
+void leave_out_registers(proto::Process& process);
+
 // Refuses: thread-traced, descriptors-unshared.
 void preflight_threads(pid_t host_pid, Findings& findings);
 
