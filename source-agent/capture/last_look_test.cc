@@ -19,6 +19,16 @@
 namespace godwit {
 namespace {
 
+template <typename Body>
+std::string story_of(Body body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
 // Descriptors from 3 on: a listener, the connection's two ends.
 void connect_to_itself() {
   close(kTestPidfd);
