@@ -246,6 +246,7 @@ void Incoming::mark_phase(const char* name) {
 
 void Incoming::brace(proto::Brace& brace) {
   if (!skeleton_ || prepared_) fail("Brace came at the wrong time");
+  check_threads(brace.threads());
   skeleton_->brace(*brace.mutable_threads());
   for (const proto::MovedAddress& address : brace.addresses()) {
     if (const auto known = IpAddress::from_bytes(address.address())) {
