@@ -321,6 +321,7 @@ void Skeleton::complete() {
   // The leader last: it arms what can send signals.
   for (int index = have_->threads_size() - 1; index >= 0; --index) {
     const proto::Thread& thread = have_->threads(index);
+    if (made(thread).done && thread.pending().empty() && !is_leader(thread)) continue;
     in_context([&] { complete_thread(thread); }, "thread {}", thread.tid());
   }
   for (const proto::Thread& thread : have_->threads()) {
