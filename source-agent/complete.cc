@@ -91,15 +91,6 @@ void send_corrections(Migration& migration) {
   migration.control->send_body(corrections, monotonic_ns() + kFinishTimeoutNs);
 }
 
-// Threads that stood still were taken for unchanged. What differs cannot be mended any more, but is
-// told. The copy can't run: every thread is in a ptrace stop, and dies if we do.
-void look_at_threads_again(Migration& migration, std::vector<std::string>& stories) {
-  migration.task->let_die();
-  migration.group->thaw();
-  stories = migration.capture->look_again(*migration.task);
-  for (const std::string& story : stories) log_error("migration={} {}", migration.id, story);
-}
-
 // One duty of many: the source's copy goes whatever becomes of the others.
 template <typename Duty>
 void attempt(const char* what, Duty duty) noexcept {
@@ -116,13 +107,9 @@ void complete(Migration& migration) {
   attempt("addresses", [&] { migration.network->after_commit(*migration.control); });
   attempt("corrections", [&] { send_corrections(migration); });
   attempt("last round", [&] { report_last_round(migration); });
-  std::vector<std::string> stories;
-  attempt("threads", [&] { look_at_threads_again(migration, stories); });
   attempt("the copy here", [&] { end_source_copy(migration); });
   attempt("stragglers", [&] { migration.network->forward_stragglers(*migration.control); });
   attempt("saying so", [&] { say_finish(migration); });
-  auto& differences = migration.report.verify_differences;
-  differences.insert(differences.end(), stories.begin(), stories.end());
   attempt("page server", [&] { migration.pages.reset(); });
   attempt("packet rules", [&] { migration.network->remove(); });
   try {

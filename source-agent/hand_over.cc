@@ -7,7 +7,6 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
-#include "common/base/scope_exit.h"
 #include "common/base/steady_heap.h"
 #include "common/kernel/precedence.h"
 #include "common/model/report_text.h"
@@ -57,12 +56,6 @@ void note_addresses(Migration& migration, const proto::Brace& brace) {
   if (!migration.record.addresses.empty()) migration.write_journal();
 }
 
-void look_at_threads(Migration& migration) {
-  migration.task->stop();
-  const ScopeExit go_on([&] { migration.task->resume(); });
-  migration.capture->look_at_threads(*migration.task);
-}
-
 // Queues empty as fast as the program and its peers read; as long as they do, they are waited for.
 // The time is spent on rounds, so that memory stays close to what was sent.
 void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
@@ -97,12 +90,12 @@ void get_ready(Migration& migration) {
   } else {
     publish_areas(migration);  // nothing is fresh any more
   }
-  look_at_threads(migration);
+  migration.capture->look_at_threads(*migration.task);
   {
     proto::Brace brace = migration.network->prepare(process.fd_table());
     note_addresses(migration, brace);
-    for (const auto& [tid, thread] : migration.capture->known_threads()) {
-      *brace.add_threads() = thread;
+    for (const auto& [tid, known] : migration.capture->known_threads()) {
+      *brace.add_threads() = known.thread;
     }
     migration.control->send_body(std::move(brace));
   }
@@ -110,10 +103,11 @@ void get_ready(Migration& migration) {
   calm_streams(migration, process.fd_table());
   expect_stop(migration);
   keep_heap_steady();
-  migration.capture->observe_calls();
   // What was written while all this was made ready need not travel in the blackout.
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
+  migration.capture->observe_calls();
+  migration.capture->follow_threads(*migration.task, 0);
   migration.network->drain_listeners();
   migration.calm->keep_calm();
 }
@@ -154,6 +148,7 @@ void wait_for_a_moment(Migration& migration) {
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
   expect_stop(migration);
+  migration.capture->follow_threads(*migration.task, 1);
   const std::int64_t end_ns = monotonic_ns() + kMomentNs;
   while (!migration.capture->fd_table().find_passing_running().empty()) {
     if (monotonic_ns() > end_ns) return;
@@ -270,8 +265,7 @@ void hand_over(Migration& migration) {
   migration.control->send(migration.final_message);
   migration.machine.apply(Event::kFinalSent);
   clock.mark("send");
-  // The destination is at work now: the time to look again at what was taken for unchanged in those
-  // that moved. The others follow after the commit.
+  // The destination is at work now: the time to look again at what was taken for unchanged.
   migration.capture->confirm(*migration.task);
   const proto::Corrections corrections = migration.capture->fd_table().confirm_streams();
   if (corrections.sockets_size() > 0) migration.control->send_body(corrections);

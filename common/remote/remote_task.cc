@@ -103,7 +103,7 @@ void RemoteTask::resume() {
     for (Tracee& thread : state.threads) thread.detach();
     state.threads.clear();
   }
-  state.stopped = false;
+  state.stopped = state.others_run = false;
 }
 
 BatchOutcome RemoteTask::run(const SyscallBatch& batch) { return run_on(leader(), batch); }

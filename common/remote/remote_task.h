@@ -58,6 +58,11 @@ class RemoteTask {
   // Stops all threads, also those that appear meanwhile; threads() is then complete, the leader
   // first.
   void stop();
+  // Stops only these of a running process, which has been stopped as a whole before; resume() lets
+  // them go on. threads() are those of them that have not ended, in this order, and batches run in
+  // them; what such a batch asks of the process may change under it. Nothing is called around it
+  // (watch_stops).
+  void stop_some(std::span<const pid_t> host_tids);
   // What to call around every stop(): before the first thread is interrupted, and when all of them
   // stand still. A stop changes what /proc shows of a thread.
   void watch_stops(std::function<void()> before, std::function<void()> after);
@@ -112,9 +117,6 @@ class RemoteTask {
   // Finishes: removes code and scratch from the task, restores every thread's registers and
   // detaches. A process in a frozen cgroup goes on when that is thawed.
   void detach();
-  // The stopped process dies with the agent from here on, without going on in its program: for a
-  // copy that must not run any more. Batches still run in it, once it is not frozen.
-  void let_die();
   // After the process was killed: takes note of the threads that have ended, without waiting. The
   // kernel keeps each as a zombie until its tracer has. True when none is left.
   bool reap_killed() noexcept;

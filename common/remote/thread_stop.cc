@@ -1,7 +1,6 @@
 // Stopping every thread of a process, and letting it go.
 #include <fmt/format.h>
 #include <sched.h>
-#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -14,13 +13,14 @@
 #include "common/base/log.h"
 #include "common/kernel/pidfd.h"
 #include "common/kernel/proc_status.h"
-#include "common/kernel/ptrace.h"
 #include "common/remote/remote_task_state.h"
 
 namespace godwit {
 namespace {
 
 constexpr std::int64_t kRunTimeMaxNs = 3'000'000;
+constexpr std::size_t kManyThreads = 32;
+constexpr std::int64_t kStopUs = 4;  // of one among many
 
 }  // namespace
 
@@ -74,11 +74,20 @@ bool RemoteTask::State::has_all_threads() const {
   return ::stat(path.c_str(), &folder) == 0 && folder.st_nlink == threads.size() + 2;
 }
 
+// Each has to run for a moment to stop. Many of them need our processor as well: we would only take
+// it from them, one after the other.
+void RemoteTask::State::wait_all_stopped() {
+  for (std::size_t at = 0; at < threads.size(); ++at) {
+    const std::size_t left = threads.size() - at;
+    threads[at].wait_stopped(left > kManyThreads ? static_cast<std::int64_t>(left) * kStopUs : 0);
+  }
+}
+
 void RemoteTask::State::stop_all() {
   for (Tracee& thread : threads) thread.interrupt();  // seized already
   if (threads.empty()) seize_new_threads(true);
   do {
-    for (Tracee& thread : threads) thread.wait_stopped();
+    wait_all_stopped();
     remove_gone();
   } while (!has_all_threads() && seize_new_threads(true));
   if (threads.empty()) throw Error(fmt::format("process {} has ended", pid), ESRCH);
@@ -89,6 +98,20 @@ void RemoteTask::seize() {
   if (!state_->stopped) state_->seize_new_threads(false);
 }
 
+void RemoteTask::stop_some(std::span<const pid_t> host_tids) {
+  State& state = *state_;
+  if (state.stopped || !state.threads.empty()) {
+    fail("process {} is stopped already, or about to be", state.pid);
+  }
+  for (const pid_t tid : host_tids) state.try_seize_thread(tid, true);
+  for (Tracee& thread : state.threads) thread.wait_stopped();
+  state.remove_gone();
+  state.stopped = true;
+  state.others_run = true;
+  state.site_checked = false;
+  state.runner.forget_signals();
+}
+
 void RemoteTask::let_run(pid_t host_tid, const std::function<bool()>& enough) {
   State& state = *state_;
   Tracee& thread = thread_by_host_tid(host_tid);
@@ -97,7 +120,7 @@ void RemoteTask::let_run(pid_t host_tid, const std::function<bool()>& enough) {
   while (!enough() && monotonic_ns() - start < kRunTimeMaxNs) sched_yield();
   thread.interrupt();
   thread.wait_stopped();
-  while (state.seize_new_threads(true)) {
+  while (!state.others_run && state.seize_new_threads(true)) {
     for (Tracee& one : state.threads) one.wait_stopped();
   }
   state.remove_gone();
@@ -144,18 +167,6 @@ void RemoteTask::State::kill() noexcept {
     log_warning("ending process {}: {}", pid, error.what());
   }
   threads.clear();
-}
-
-void RemoteTask::let_die() {
-  State& state = *state_;
-  if (!state.stopped) fail("process {} runs: its end cannot be bound to ours", state.pid);
-  for (Tracee& thread : state.threads) {
-    if (thread.gone()) continue;
-    thread.options_ |= PTRACE_O_EXITKILL;
-    if (const int code = try_ptrace_set_options(thread.tid(), thread.options_); code != 0) {
-      throw_errno(code, fmt::format("bind the end of thread {} to ours", thread.tid()));
-    }
-  }
 }
 
 bool RemoteTask::reap_killed() noexcept {

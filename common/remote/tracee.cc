@@ -137,7 +137,7 @@ void Tracee::note_stop(int status) {
   if (event == PTRACE_EVENT_STOP) group_stop_signal_ = signal == SIGTRAP ? 0 : signal;
 }
 
-void Tracee::wait_stopped() {
+void Tracee::wait_stopped(std::int64_t nap_us) {
   if (stopped_ || gone_) return;
   const std::int64_t start = monotonic_ns();
   int status = 0;
@@ -150,6 +150,10 @@ void Tracee::wait_stopped() {
       // instruction. Kept back it would lose its place among others of its kind.
       interrupt();
       go(stop_signal_);
+      continue;
+    }
+    if (nap_us > 0) {
+      usleep(static_cast<useconds_t>(std::exchange(nap_us, 0)));
       continue;
     }
     const std::int64_t waited = monotonic_ns() - start;

@@ -45,10 +45,12 @@ class Tracee {
   // SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU when the process was stopped by it before we came, else 0.
   int group_stop_signal() const { return group_stop_signal_; }
 
-  void interrupt();     // PTRACE_INTERRUPT, does not wait
-  void wait_stopped();  // until it is in a ptrace stop; captures registers; sets gone() on exit
-  void resume();        // goes on as if it had never been stopped
-  void detach();        // the same, and lets go
+  void interrupt();  // PTRACE_INTERRUPT, does not wait
+  // Until it is in a ptrace stop; captures registers; sets gone() on exit. `nap_us`: how long to
+  // sleep at first when it is not, rather than look again and again.
+  void wait_stopped(std::int64_t nap_us = 0);
+  void resume();  // goes on as if it had never been stopped
+  void detach();  // the same, and lets go
 
   // The task's own state; only while stopped.
   const arch::Registers& registers() const;

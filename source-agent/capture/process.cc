@@ -2,9 +2,12 @@
 
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <optional>
+#include <span>
 
 #include "common/base/error.h"
+#include "common/base/scope_exit.h"
 #include "common/kernel/proc_status.h"
 #include "source-agent/capture/credentials.h"
 #include "source-agent/capture/filesystem_context.h"
@@ -134,12 +137,47 @@ void ProcessCapture::watch_stops(RemoteTask& task) {
       [this, &task] { blocked_calls_.note_stop(task); });
 }
 
-void ProcessCapture::look_at_threads(RemoteTask& task) {
+// One that is awake may hold what the others wait for: none is kept for long.
+void ProcessCapture::stop_in_turn(RemoteTask& task, std::span<const pid_t> host_tids,
+                                  const std::function<void(CaptureContext&)>& look) {
+  constexpr std::size_t kAtOnce = 12;
   CaptureContext context{task, host_pid_};
+  for (std::size_t at = 0; at < host_tids.size(); at += kAtOnce) {
+    const auto some = host_tids.subspan(at, std::min(kAtOnce, host_tids.size() - at));
+    blocked_calls_.observe(host_pid_, some);
+    task.stop_some(some);
+    const ScopeExit go_on([&] { task.resume(); });
+    blocked_calls_.note_stop_of_some(task);
+    try {
+      look(context);
+    } catch (const Error& error) {
+      // One has ended, with others or by execve(2). Whoever is not known is asked in the end.
+      if (error.code() != ESRCH) throw;
+    }
+  }
+}
+
+void ProcessCapture::look_at_threads(RemoteTask& task) {
   known_threads_.clear();
-  for (proto::Thread& thread : capture_threads(context, blocked_calls_)) {
-    const pid_t host_tid = thread.host_tid();
-    known_threads_.emplace(host_tid, std::move(thread));
+  stop_in_turn(task, list_threads(host_pid_), [this](CaptureContext& context) {
+    godwit::look_at_threads(context, blocked_calls_, known_threads_);
+  });
+}
+
+void ProcessCapture::follow_threads(RemoteTask& task, int stops) {
+  constexpr std::size_t kFew = 8;
+  std::size_t before = SIZE_MAX;
+  for (;;) {
+    std::vector<pid_t> awake;
+    for (auto& [tid, known] : known_threads_) {
+      if (!known.watch.follow(stops)) awake.push_back(tid);
+    }
+    if (awake.size() <= kFew || awake.size() > before / 2) return;
+    before = awake.size();
+    stop_in_turn(task, awake, [this](CaptureContext& context) {
+      look_at_threads_again(context, known_threads_);
+    });
+    stops = 0;
   }
 }
 
@@ -156,16 +194,7 @@ proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings 
 void ProcessCapture::confirm(RemoteTask& task) {
   CaptureContext context{task, host_pid_};
   fd_table_.confirm(task);
-  const auto moved = [this](pid_t tid) { return moved_threads_.contains(tid); };
-  for (const std::string& story : find_changed_threads(context, known_threads_, moved)) {
-    throw Error(story).with_hint("nothing is lost: begin the migration again");
-  }
-}
-
-std::vector<std::string> ProcessCapture::look_again(RemoteTask& task) {
-  CaptureContext context{task, host_pid_};
-  const auto stood_still = [this](pid_t tid) { return !moved_threads_.contains(tid); };
-  return find_changed_threads(context, known_threads_, stood_still);
+  confirm_threads(context, known_threads_, moved_threads_);
 }
 
 proto::Process describe_process(CaptureContext& context) {

@@ -251,14 +251,14 @@ std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
     if (tracee.gone()) continue;
     proto::Thread& thread = threads.emplace_back();
     const auto before = known.find(tracee.tid());
-    if (before != known.end() && stands_still(tracee, before->second, vector_memory)) {
-      thread.set_tid(before->second.tid());
+    if (before != known.end() && stands_still(tracee, before->second.thread, vector_memory)) {
+      thread.set_tid(before->second.thread.tid());
       thread.set_host_tid(tracee.tid());
       thread.set_as_before(true);
       continue;
     }
     if (before != known.end()) {
-      thread = before->second;
+      thread = before->second.thread;
       thread.clear_pending();
       for (auto& signal : describe_pending(tracee.pending_signals(false), 0)) {
         *thread.add_pending() = std::move(signal);
@@ -281,28 +281,82 @@ std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
   return threads;
 }
 
-std::vector<std::string> find_changed_threads(CaptureContext& context, const KnownThreads& known,
-                                              const std::function<bool(pid_t)>& is_asked) {
+void look_at_threads(CaptureContext& context, const BlockedCallWatch& watch, KnownThreads& known) {
+  const std::uint64_t shared = read_proc_status(context.host_pid).pending_shared;
   SyscallBatch batch;
   const ThreadQuery query(batch);
-  std::vector<std::string> found;
-  std::string expected;
   for (Tracee& tracee : context.task.threads()) {
-    const auto before = known.find(tracee.tid());
-    if (tracee.gone() || before == known.end() || !is_asked(tracee.tid())) continue;
+    const bool with_files = known.size() < ThreadWatch::watched_max();
+    KnownThread now{.thread = {},
+                    .identity = {},
+                    .watch = ThreadWatch(context.host_pid, tracee.tid(), with_files)};
+    now.watch.begin_look();
     const BatchOutcome outcome = context.task.run_on(tracee, batch);
-    proto::Thread now;
-    query.read(outcome, 0, tracee, now);
-    read_rseq(tracee, now);
-    std::string difference = difference_of_threads(before->second, now);
-    const std::string identity = query.identity(outcome);
-    if (expected.empty()) expected = identity;
-    if (identity != expected) difference = "set of credentials";
-    if (difference.empty()) continue;
-    found.push_back(fmt::format("thread {} got another {} in the last instant before the switch",
-                                before->second.tid(), difference));
+    query.read(outcome, shared, tracee, now.thread);
+    read_by_ptrace(context, tracee, watch, now.thread);
+    now.identity = query.identity(outcome);
+    now.watch.end_look();
+    known.insert_or_assign(tracee.tid(), std::move(now));
   }
-  return found;
+}
+
+namespace {
+
+struct Answer {
+  std::string identity;
+  std::string difference;  // to what is known of it; empty: none
+};
+
+Answer ask_again(CaptureContext& context, const SyscallBatch& batch, const ThreadQuery& query,
+                 Tracee& tracee, const KnownThread* known) {
+  const BatchOutcome outcome = context.task.run_on(tracee, batch);
+  proto::Thread now;
+  query.read(outcome, 0, tracee, now);
+  read_rseq(tracee, now);
+  Answer answer{.identity = query.identity(outcome), .difference = {}};
+  if (known != nullptr) answer.difference = difference_of_threads(known->thread, now);
+  return answer;
+}
+
+}  // namespace
+
+void look_at_threads_again(CaptureContext& context, KnownThreads& known) {
+  SyscallBatch batch;
+  const ThreadQuery query(batch);
+  for (Tracee& tracee : context.task.threads()) {
+    const auto found = known.find(tracee.tid());
+    if (found == known.end()) continue;
+    const Answer answer = ask_again(context, batch, query, tracee, &found->second);
+    // Otherwise it is asked once more in the end, and the migration does not go on.
+    if (answer.difference.empty() && answer.identity == found->second.identity) {
+      found->second.watch.end_look();
+    }
+  }
+}
+
+void confirm_threads(CaptureContext& context, const KnownThreads& known,
+                     const std::set<pid_t>& moved) {
+  SyscallBatch batch;
+  const ThreadQuery query(batch);
+  std::string expected;  // of the leader, which comes first and is always asked
+  for (Tracee& tracee : context.task.threads()) {
+    if (tracee.gone()) continue;
+    const auto found = known.find(tracee.tid());
+    const KnownThread* before = found != known.end() ? &found->second : nullptr;
+    Answer answer;
+    if (before == nullptr || expected.empty() || moved.contains(tracee.tid()) ||
+        before->watch.may_have_changed()) {
+      answer = ask_again(context, batch, query, tracee, before);
+    } else {
+      answer.identity = before->identity;
+    }
+    if (expected.empty()) expected = answer.identity;
+    if (answer.identity != expected) answer.difference = "set of credentials";
+    if (answer.difference.empty()) continue;
+    throw Error(fmt::format("thread {} got another {} in the last instant before the switch",
+                            tracee.tid(), answer.difference))
+        .with_hint("nothing is lost: begin the migration again");
+  }
 }
 
 std::vector<proto::Thread> capture_threads(CaptureContext& context) {
