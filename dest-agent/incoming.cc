@@ -244,8 +244,10 @@ void Incoming::mark_phase(const char* name) {
   phase_began_ns_ = now;
 }
 
-void Incoming::brace(const proto::Brace& brace) {
+void Incoming::brace(proto::Brace& brace) {
   if (!skeleton_ || prepared_) fail("Brace came at the wrong time");
+  check_threads(brace.threads());
+  skeleton_->brace(*brace.mutable_threads());
   for (const proto::MovedAddress& address : brace.addresses()) {
     if (const auto known = IpAddress::from_bytes(address.address())) {
       record_.addresses.push_back(known->text());
@@ -287,13 +289,13 @@ void Incoming::cut_over(proto::Final& final) {
   if (hello_.verify()) verify(*process);
   skeleton_->clear();
   group_->freeze();
-  skeleton_->release();
-  mark_phase("dest_release");
+  mark_phase("dest_freeze");
   proto::Prepared prepared;
   prepared.set_host_pid(skeleton_->host_pid());
   for (const proto::Phase& phase : phases_) *prepared.add_phases() = phase;
   prepared_ = true;
   control_.send_body(prepared);
+  skeleton_->let_live();
   network_.let_out();
   phases_.clear();
 }
@@ -324,6 +326,9 @@ void Incoming::commit() {
   group_->thaw();  // the commit point
   committed_ = true;
   mark_phase("dest_thaw");
+  // Each thread stands in a ptrace stop: it goes on now, or, were we to die, with our end.
+  attempt("letting go", [&] { skeleton_->release(); });
+  mark_phase("dest_release");
   proto::Committed answer;
   answer.set_host_pid(skeleton_->host_pid());
   for (const proto::Phase& phase : phases_) *answer.add_phases() = phase;

@@ -38,7 +38,7 @@ class Incoming {
   // Builds the skeleton, or reconciles it. Takes the description out of the message.
   void describe(proto::Snapshot& snapshot);
   void on_page_report();
-  void brace(const proto::Brace& brace);
+  void brace(proto::Brace& brace);
   // The blackout's half here: everything up to Prepared.
   void take_streams(proto::Streams& streams);
   void cut_over(proto::Final& final);

@@ -113,7 +113,7 @@ bool handle(Incoming& incoming, Channel& control, int page_connections, proto::E
       incoming.describe(*message.mutable_describe()->mutable_snapshot());
       return true;
     case proto::Envelope::kBrace:
-      incoming.brace(message.brace());
+      incoming.brace(*message.mutable_brace());
       return true;
     case proto::Envelope::kStreams:
       incoming.take_streams(*message.mutable_streams());

@@ -1,12 +1,17 @@
 #include "dest-agent/skeleton.h"
 
+#include <fcntl.h>
+#include <limits.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
+#include "common/base/unique_fd.h"
 #include "common/kernel/proc_status.h"
 #include "common/kernel/processors.h"
 #include "dest-agent/restore/blocked_calls.h"
@@ -20,6 +25,11 @@
 namespace godwit {
 namespace {
 
+constexpr std::uint64_t kPagePresent = 1ULL << 63;  // in a word of /proc/PID/pagemap
+// linux/rseq.h: rseq_cs, and what the kernel writes: cpu_id_start and cpu_id, node_id and mm_cid.
+constexpr std::uint64_t kRseqSectionOffset = 8;
+constexpr std::pair<std::size_t, std::size_t> kRseqIdFields[] = {{0, 8}, {20, 8}};
+
 void check_process(const proto::Process& process) {
   if (process.threads_size() == 0 || process.threads(0).tid() != process.identity().pid()) {
     fail("description: the first thread of pid {} is not its leader", process.identity().pid());
@@ -27,11 +37,35 @@ void check_process(const proto::Process& process) {
   if (process.identity().pid() <= 1) fail("description: pid {}", process.identity().pid());
 }
 
-const proto::Thread* find_thread(const proto::Process& process, pid_t tid) {
-  for (const proto::Thread& thread : process.threads()) {
-    if (thread.tid() == tid) return &thread;
+using Threads = google::protobuf::RepeatedPtrField<proto::Thread>;
+
+// Finds threads of one list in the order of another, which is nearly the same.
+template <typename List>
+class ThreadFinder {
+ public:
+  explicit ThreadFinder(List& threads) : threads_(threads) {}
+
+  // Null: it is not there.
+  auto* find(pid_t tid) {
+    for (int i = 0; i < threads_.size(); ++i) {
+      auto& thread = threads_[(next_ + i) % threads_.size()];
+      if (thread.tid() != tid) continue;
+      next_ = (next_ + i + 1) % threads_.size();
+      return &thread;
+    }
+    return static_cast<decltype(&threads_[0])>(nullptr);
   }
-  return nullptr;
+
+ private:
+  List& threads_;
+  int next_ = 0;
+};
+
+// The kernel marks what a thread that ends had locked. In the memory of a copy nobody sees that.
+bool shares_writable_files(const proto::Mappings& mappings) {
+  return std::ranges::any_of(mappings.areas(), [](const proto::Mapping& area) {
+    return area.shared() && area.backing() == proto::BACKING_FILE && area.file_opened_writable();
+  });
 }
 
 // A part of a description, which keeps the whole.
@@ -53,7 +87,7 @@ Skeleton::Skeleton(Nursery& nursery, std::shared_ptr<proto::Process> wanted, int
   begin();
   const proto::Process& want = *wanted;
   in_context([&] { mappings_.build(part(wanted, want.mappings())); }, "building the address space");
-  reconcile_threads(want);
+  reconcile_threads(want.threads());
   in_context([&] { fd_table_.build(part(wanted, want.fd_table())); }, "building descriptors");
   reconcile_state(want);
   have_ = std::move(wanted);
@@ -78,10 +112,11 @@ void Skeleton::check_follows(const proto::Process& want) const {
 void Skeleton::reconcile(std::shared_ptr<proto::Process> wanted) {
   const proto::Process& want = *wanted;
   check_follows(want);
+  end_missing_threads(want.threads());
   mappings_.set_agent_pidfd(fd_table_.agent_pidfd());
   in_context([&] { mappings_.reconcile(part(wanted, want.mappings())); },
              "changing the address space");
-  reconcile_threads(want);
+  reconcile_threads(want.threads());
   in_context([&] { fd_table_.build(part(wanted, want.fd_table())); }, "changing descriptors");
   reconcile_state(want);
   have_ = std::move(wanted);
@@ -90,6 +125,8 @@ void Skeleton::reconcile(std::shared_ptr<proto::Process> wanted) {
 void Skeleton::cut_over_areas(const std::shared_ptr<proto::Process>& want, bool same_areas) {
   cut_over_began_ns_ = monotonic_ns();
   check_follows(*want);
+  fill_in(*want->mutable_threads());
+  end_missing_threads(want->threads());
   mappings_.set_agent_pidfd(fd_table_.agent_pidfd());
   in_context(
       [&] {
@@ -102,7 +139,7 @@ void Skeleton::cut_over_areas(const std::shared_ptr<proto::Process>& want, bool 
 void Skeleton::cut_over(std::shared_ptr<proto::Process> wanted,
                         const std::function<void(const char*)>& mark) {
   const proto::Process& want = *wanted;
-  reconcile_threads(want);
+  reconcile_threads(want.threads());
   mark("dest_threads");
   in_context([&] { fd_table_.cut_over(part(wanted, want.fd_table())); }, "descriptors");
   mark("dest_descriptors");
@@ -111,32 +148,58 @@ void Skeleton::cut_over(std::shared_ptr<proto::Process> wanted,
   mark("dest_state");
 }
 
-Tracee& Skeleton::tracee_of(const proto::Thread& thread) {
-  const auto host_tid = host_tids_.find(thread.tid());
-  if (host_tid != host_tids_.end()) {
-    for (Tracee& tracee : task_.threads()) {
-      if (tracee.tid() == host_tid->second) return tracee;
-    }
-  }
-  fail("thread {} was never made", thread.tid());
+Skeleton::Made& Skeleton::made(const proto::Thread& thread) {
+  const auto found = made_.find(thread.tid());
+  if (found == made_.end()) fail("thread {} was never made", thread.tid());
+  return found->second;
 }
 
-void Skeleton::reconcile_threads(const proto::Process& want) {
-  for (const proto::Thread& thread : have_->threads()) {
-    if (find_thread(want, thread.tid()) != nullptr) continue;
-    task_.end_thread(tracee_of(thread).tid());
-    host_tids_.erase(thread.tid());
+Tracee& Skeleton::tracee_of(const proto::Thread& thread) {
+  Made& of = made(thread);
+  std::vector<Tracee>& tracees = task_.threads();
+  if (of.index >= tracees.size() || tracees[of.index].tid() != of.host_tid) {
+    of.index = static_cast<std::size_t>(&task_.thread_by_host_tid(of.host_tid) - tracees.data());
   }
-  for (const proto::Thread& thread : want.threads()) {
+  return tracees[of.index];
+}
+
+// Before areas go: the kernel writes to a thread's memory as long as it lives.
+void Skeleton::end_missing_threads(const Threads& want) {
+  ThreadFinder finder(want);
+  for (const proto::Thread& thread : have_->threads()) {
+    if (finder.find(thread.tid()) != nullptr) continue;
+    SyscallBatch batch;
+    if (made(thread).done) plan_thread_end(thread, batch);
+    task_.end_thread(made(thread).host_tid, batch);
+    made_.erase(thread.tid());
+  }
+}
+
+// Those that are as before, from there.
+void Skeleton::fill_in(Threads& threads) const {
+  ThreadFinder finder(*have_->mutable_threads());
+  for (proto::Thread& thread : threads) {
+    if (!thread.as_before()) continue;
+    proto::Thread* before = finder.find(thread.tid());
+    if (before == nullptr || before->as_before()) fail("thread {} is not known", thread.tid());
+    thread.Swap(before);
+  }
+}
+
+void Skeleton::reconcile_threads(const Threads& want) {
+  ThreadFinder finder(have_->threads());
+  for (const proto::Thread& thread : want) {
+    const proto::Thread* before = finder.find(thread.tid());
+    if (before != nullptr && before->as_before()) continue;
     in_context(
         [&] {
-          const proto::Thread* before = find_thread(*have_, thread.tid());
           SyscallBatch batch;
-          if (before != nullptr) {
+          if (before != nullptr && made_.contains(thread.tid())) {
+            made(thread).moved = true;
             plan_thread(*before, thread, processors_, batch);
           } else {
-            const bool leader = thread.tid() == want.identity().pid();
-            host_tids_[thread.tid()] =
+            const bool leader = made_.empty();
+            made_[thread.tid()].host_tid =
                 leader ? task_.host_pid() : task_.clone_thread(thread.tid()).tid();
             plan_new_thread(thread, processors_, batch);
           }
@@ -144,6 +207,65 @@ void Skeleton::reconcile_threads(const proto::Process& want) {
         },
         "thread {}", thread.tid());
   }
+}
+
+// The kernel writes to the rseq area whenever the thread runs: its page must be there, and nothing
+// in it may lead to others.
+bool Skeleton::can_be_done(const proto::Thread& thread, int pagemap) const {
+  if (thread.rseq().address() == 0) return true;
+  std::uint64_t page = 0;
+  const auto at = static_cast<off_t>(thread.rseq().address() / kPageSize * sizeof(page));
+  if (::pread(pagemap, &page, sizeof(page), at) != sizeof(page)) return false;
+  if ((page & kPagePresent) == 0) return false;
+  return task_.read_value<std::uint64_t>(thread.rseq().address() + kRseqSectionOffset) == 0;
+}
+
+void Skeleton::finish_thread(const proto::Thread& want) {
+  Tracee& tracee = tracee_of(want);
+  SyscallBatch batch;
+  plan_last_of(want, batch);
+  task_.run_on(tracee, batch);
+  Made& of = made(want);
+  of.done = true;
+  if (needs_resumed_call(want)) return;
+  apply_thread_registers(tracee, want);
+  task_.settle(tracee);
+  of.moved = false;
+  if (want.rseq().address() == 0) return;
+  of.rseq_at = want.rseq().address();
+  of.rseq = task_.read_value<RseqIds>(of.rseq_at);
+}
+
+// Pages that came since brought the numbers of processors there. A kernel that remembers what it
+// wrote would not correct them.
+void Skeleton::restore_rseq_ids() {
+  std::vector<iovec> here;
+  std::vector<iovec> there;
+  for (auto& [tid, of] : made_) {
+    if (of.moved || of.rseq_at == 0) continue;
+    for (const auto& [offset, bytes] : kRseqIdFields) {
+      here.push_back({reinterpret_cast<std::byte*>(&of.rseq) + offset, bytes});
+      there.push_back({reinterpret_cast<void*>(of.rseq_at + offset), bytes});
+    }
+  }
+  for (std::size_t at = 0; at < here.size(); at += IOV_MAX) {
+    const std::size_t count = std::min<std::size_t>(here.size() - at, IOV_MAX);
+    if (::process_vm_writev(host_pid_, &here[at], count, &there[at], count, 0) < 0) {
+      throw_system("write rseq areas of process {}", host_pid_);
+    }
+  }
+}
+
+void Skeleton::brace(Threads& threads) {
+  end_missing_threads(threads);
+  reconcile_threads(threads);
+  const bool alone = !shares_writable_files(have_->mappings());
+  const UniqueFd pagemap = open_file(fmt::format("/proc/{}/pagemap", host_pid_), O_RDONLY);
+  for (const proto::Thread& thread : threads) {
+    if (!alone || is_leader(thread) || !can_be_done(thread, pagemap.get())) continue;
+    in_context([&] { finish_thread(thread); }, "thread {}", thread.tid());
+  }
+  have_->mutable_threads()->Swap(&threads);
 }
 
 void Skeleton::reconcile_state(const proto::Process& want) {
@@ -159,21 +281,35 @@ void Skeleton::reconcile_state(const proto::Process& want) {
   in_context([&] { restore_posix_timers(task_, have_->timers(), want.timers()); }, "timers");
 }
 
-void Skeleton::complete_thread(Tracee& tracee, const proto::Thread& want, bool leader) {
+// What a thread gets last, whatever it waits for; then it has no privileges any more.
+void Skeleton::plan_last_of(const proto::Thread& want, SyscallBatch& batch) const {
+  plan_tsc_mode(have_->attributes(), batch);
+  plan_credentials(capabilities_, have_->credentials(), batch);
+  if (is_leader(want)) plan_process_attributes_last(have_->attributes(), batch);
+  plan_thread_last(want, batch);
+}
+
+void Skeleton::complete_thread(const proto::Thread& want) {
   SyscallBatch batch;
   const pid_t pid = have_->identity().pid();
   plan_pending(pid, want.tid(), want.pending(), batch);
-  if (leader) {
+  if (is_leader(want)) {
     plan_shared_pending(have_->signals(), pid, batch);
     plan_timers_armed(have_->timers(), waiting_timers_, monotonic_ns() - cut_over_began_ns_, batch);
     plan_filesystem_context(filesystem_context_here(), have_->filesystem_context(), batch);
     plan_rlimits(rlimits_here(), have_->rlimits(), may_raise_hard_limits(), batch);
   }
-  plan_tsc_mode(have_->attributes(), batch);
-  plan_credentials(capabilities_, have_->credentials(), batch);
-  if (leader) plan_process_attributes_last(have_->attributes(), batch);
-  plan_thread_last(want, batch);
-  task_.run_on(tracee, batch);
+  if (!made(want).done) plan_last_of(want, batch);
+  if (!batch.empty()) task_.run_on(tracee_of(want), batch);
+}
+
+void Skeleton::set_registers(const proto::Thread& want) {
+  if (!made(want).moved) return;
+  Tracee& tracee = tracee_of(want);
+  apply_thread_registers(tracee, want);
+  if (needs_resumed_call(want)) {
+    resume_blocked_call(task_, tracee, want, monotonic_ns() - cut_over_began_ns_);
+  }
 }
 
 void Skeleton::complete() {
@@ -181,29 +317,27 @@ void Skeleton::complete() {
   fd_table_.finish();
   waiting_timers_ = find_waiting_timers(task_, *have_, cut_over_began_ns_);
   remove_signals_of(waiting_timers_, *have_);
+  restore_rseq_ids();
   // The leader last: it arms what can send signals.
   for (int index = have_->threads_size() - 1; index >= 0; --index) {
     const proto::Thread& thread = have_->threads(index);
-    in_context([&] { complete_thread(tracee_of(thread), thread, index == 0); }, "thread {}",
-               thread.tid());
+    if (made(thread).done && thread.pending().empty() && !is_leader(thread)) continue;
+    in_context([&] { complete_thread(thread); }, "thread {}", thread.tid());
   }
   for (const proto::Thread& thread : have_->threads()) {
-    in_context(
-        [&] {
-          Tracee& tracee = tracee_of(thread);
-          apply_thread_registers(tracee, thread);
-          if (needs_resumed_call(thread)) {
-            resume_blocked_call(task_, tracee, thread, monotonic_ns() - cut_over_began_ns_);
-          }
-        },
-        "thread {}", thread.tid());
+    in_context([&] { set_registers(thread); }, "thread {}", thread.tid());
   }
 }
 
 void Skeleton::clear() { task_.leave_home(mappings_.vdso()); }
 
+void Skeleton::let_live() { task_.let_live(); }
+
 void Skeleton::release() {
-  task_.let_live();
+  task_.leader().detach();
+  for (const proto::Thread& thread : have_->threads()) {
+    if (made(thread).moved) tracee_of(thread).detach();
+  }
   task_.detach();
 }
 

@@ -6,13 +6,17 @@
 //
 //   constructor address space, vDSO, threads, descriptors, actions
 //   reconcile   the same, differences only
+//   brace       shortly before the blackout: all threads but the leader are as they will go on
 //   cut_over    the same, plus what has no meaning earlier: streams, offsets, counts
 //   complete    every page is in place: userfaultfd gone, limits, credentials, rseq, pending
 //   signals,
-//               timers, registers
-//   release     detached; it runs when its frozen group is thawed
+//               timers, registers, for the leader and for threads that moved since
+//   let_live    it does not die with the agent any more: it goes on as soon as its frozen group is
+//               thawed and it is let go of, by release() or by the agent's death
+//   release     detached, the leader and threads that moved first
 #pragma once
 
+#include <array>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,6 +40,9 @@ class Skeleton {
 
   // Applies a later description.
   void reconcile(std::shared_ptr<proto::Process> want);
+  // Shortly before the blackout, with all threads as they are now: what does not change in one that
+  // sleeps is done here. Takes the list.
+  void brace(google::protobuf::RepeatedPtrField<proto::Thread>& threads);
   // In the blackout: the areas, then all the rest. `mark` is told the name of each phase that has
   // ended.
   // `same_areas`: the description has none, they are the last one's.
@@ -45,7 +52,10 @@ class Skeleton {
   void complete();
   // Nothing of ours is left in the address space. The last thing that runs in the task.
   void clear();
-  // The registers stand: lets go of the process, which must sit in a frozen group.
+  // The registers stand: an agent that dies does not take the process along from here on. It must
+  // sit in a frozen group.
+  void let_live();
+  // Lets go of the process: it runs, if its group does.
   void release();
   // Connections ahead of cut_over().
   void finish_stream(const proto::OpenFile& file) { fd_table_.finish_stream(file); }
@@ -66,9 +76,31 @@ class Skeleton {
  private:
   void begin();
   void check_follows(const proto::Process& want) const;
-  void reconcile_threads(const proto::Process& want);
+  using Threads = google::protobuf::RepeatedPtrField<proto::Thread>;
+  using RseqIds = std::array<std::byte, 28>;  // the head of an rseq area
+  // What became of a thread of the description.
+  struct Made {
+    pid_t host_tid = 0;
+    std::size_t index = 0;  // among the task's, the last time
+    bool done = false;      // nothing but registers, mask and signals can still change
+    bool moved = true;      // registers and mask are still to be set
+    Address rseq_at = 0;    // registered already: what the kernel wrote there
+    RseqIds rseq{};
+  };
+  void reconcile_threads(const Threads& want);
+  void end_missing_threads(const Threads& want);
+  void fill_in(Threads& threads) const;
   void reconcile_state(const proto::Process& want);
-  void complete_thread(Tracee& tracee, const proto::Thread& want, bool leader);
+  bool is_leader(const proto::Thread& thread) const {
+    return thread.tid() == have_->identity().pid();
+  }
+  bool can_be_done(const proto::Thread& thread, int pagemap) const;
+  void finish_thread(const proto::Thread& want);
+  void restore_rseq_ids();
+  void plan_last_of(const proto::Thread& want, SyscallBatch& batch) const;
+  void complete_thread(const proto::Thread& want);
+  void set_registers(const proto::Thread& want);
+  Made& made(const proto::Thread& thread);
   Tracee& tracee_of(const proto::Thread& thread);
 
   RemoteTask task_;
@@ -79,7 +111,7 @@ class Skeleton {
   CapabilitiesHere capabilities_;
   std::shared_ptr<proto::Process> have_;        // what was last applied
   std::shared_ptr<const proto::Process> kept_;  // taking it apart is no work for the blackout
-  std::map<pid_t, pid_t> host_tids_;            // by the thread's own number
+  std::map<pid_t, Made> made_;                  // by the thread's own number
   std::int64_t cut_over_began_ns_ = 0;
   WaitingTimers waiting_timers_;
 };

@@ -47,6 +47,7 @@ void build(Migration& migration) {
   const std::int64_t stopped_ns = monotonic_ns();
   migration.task->stop();
   proto::Process process = migration.capture->describe(*migration.task);
+  leave_out_registers(process);
   migration.memory.emplace(*migration.task, migration.tracker);
   migration.memory->update(migration.capture->mappings().described());
   migration.task->resume();

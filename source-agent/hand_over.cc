@@ -7,7 +7,6 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
-#include "common/base/scope_exit.h"
 #include "common/base/steady_heap.h"
 #include "common/kernel/precedence.h"
 #include "common/model/report_text.h"
@@ -18,7 +17,7 @@
 namespace godwit {
 namespace {
 
-constexpr std::int64_t kBraceTimeoutNs = 10'000'000'000;
+constexpr std::int64_t kBraceTimeoutNs = 60'000'000'000;
 constexpr std::int64_t kPreparedTimeoutNs = 30'000'000'000;
 constexpr std::int64_t kConfirmTimeoutNs = 10'000'000'000;
 // For a moment in which everything can be moved. New connections are held back meanwhile.
@@ -57,12 +56,6 @@ void note_addresses(Migration& migration, const proto::Brace& brace) {
   if (!migration.record.addresses.empty()) migration.write_journal();
 }
 
-void look_at_threads(Migration& migration) {
-  migration.task->stop();
-  const ScopeExit go_on([&] { migration.task->resume(); });
-  migration.capture->look_at_threads(*migration.task);
-}
-
 // Queues empty as fast as the program and its peers read; as long as they do, they are waited for.
 // The time is spent on rounds, so that memory stays close to what was sent.
 void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
@@ -97,18 +90,24 @@ void get_ready(Migration& migration) {
   } else {
     publish_areas(migration);  // nothing is fresh any more
   }
-  const proto::Brace brace = migration.network->prepare(process.fd_table());
-  note_addresses(migration, brace);
-  migration.control->send_body(brace);
+  migration.capture->look_at_threads(*migration.task);
+  {
+    proto::Brace brace = migration.network->prepare(process.fd_table());
+    note_addresses(migration, brace);
+    for (const auto& [tid, known] : migration.capture->known_threads()) {
+      *brace.add_threads() = known.thread;
+    }
+    migration.control->send_body(std::move(brace));
+  }
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
   calm_streams(migration, process.fd_table());
   expect_stop(migration);
   keep_heap_steady();
-  look_at_threads(migration);
-  migration.capture->observe_calls();
   // What was written while all this was made ready need not travel in the blackout.
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
+  migration.capture->observe_calls();
+  migration.capture->follow_threads(*migration.task, 0);
   migration.network->drain_listeners();
   migration.calm->keep_calm();
 }
@@ -149,6 +148,7 @@ void wait_for_a_moment(Migration& migration) {
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
   expect_stop(migration);
+  migration.capture->follow_threads(*migration.task, 1);
   const std::int64_t end_ns = monotonic_ns() + kMomentNs;
   while (!migration.capture->fd_table().find_passing_running().empty()) {
     if (monotonic_ns() > end_ns) return;
@@ -257,6 +257,7 @@ void hand_over(Migration& migration) {
   migration.progress.quiet();
   const Precedence precedence;
   const Precedence for_pages(migration.pages->pid());
+  migration.task->seize();
   PhaseClock clock(migration.report);
   const std::int64_t began_ns = stop_for_good(migration, clock);
   describe_final(migration, clock);

@@ -14,4 +14,11 @@ void raise_descriptor_limit() {
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) throw_system("raise RLIMIT_NOFILE");
 }
 
+std::size_t descriptors_for_watches() {
+  constexpr std::size_t kPart = 8;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_system("read RLIMIT_NOFILE");
+  return limit.rlim_cur / kPart;
+}
+
 }  // namespace godwit

@@ -1,10 +1,16 @@
 // RLIMIT_NOFILE of this process (getrlimit(2)).
 #pragma once
 
+#include <cstddef>
+
 namespace godwit {
 
 // Raises the soft limit to the hard limit: an agent holds a duplicate of every descriptor of the
 // process that it moves. Throws Error.
 void raise_descriptor_limit();
+
+// How many descriptors of an agent may be open only to look at something again faster: a part of
+// the limit, so that whatever else is opened finds room.
+std::size_t descriptors_for_watches();
 
 }  // namespace godwit

@@ -7,6 +7,7 @@
 
 #include "common/base/error.h"
 #include "common/kernel/proc_limits.h"
+#include "common/kernel/proc_schedstat.h"
 #include "common/kernel/proc_stat.h"
 #include "common/kernel/proc_status.h"
 
@@ -87,6 +88,31 @@ TEST(ProcLimits, AgreesWithGetrlimit) {
 TEST(ProcLimits, RefusesNonsense) {
   EXPECT_THROW(parse_proc_limits("Limit\nMax open files            many  1  files\n"), Error);
   EXPECT_THROW(parse_proc_limits("Limit\nsomething\n"), Error);
+}
+
+TEST(ProcSchedstat, ParsesWhatTheKernelWrites) {
+  const auto count = parse_schedstat("799496 38757 3\n");
+  ASSERT_TRUE(count);
+  EXPECT_EQ(count->ran_ns, 799496);
+  EXPECT_EQ(count->slices, 3u);
+  EXPECT_FALSE(parse_schedstat("0 0 0\n"));
+  EXPECT_THROW(parse_schedstat("1 2\n"), Error);
+}
+
+TEST(ProcSchedstat, CountsEverySlice) {
+  const RunCounter counter(getpid(), gettid());
+  const auto before = counter.read();
+  ASSERT_TRUE(before);
+  const auto sleeps_before = counter.sleeps();
+  for (int i = 0; i < 5; ++i) usleep(100);
+  const auto after = counter.read();
+  ASSERT_TRUE(sleeps_before);
+  EXPECT_GE(counter.sleeps(), *sleeps_before + 5);
+  ASSERT_TRUE(after);
+  EXPECT_GE(after->slices, before->slices + 5);
+  EXPECT_GT(after->ran_ns, before->ran_ns);
+  EXPECT_FALSE(RunCounter(getpid(), 0).read());
+  EXPECT_FALSE(RunCounter(getpid(), 0).sleeps());
 }
 
 }  // namespace

@@ -84,13 +84,19 @@ void ptrace_set_registers(pid_t tid, const arch::Registers& registers) {
 
 std::optional<std::vector<std::byte>> ptrace_regset(pid_t tid, int note, std::size_t bytes_max) {
   std::vector<std::byte> content(bytes_max);
-  iovec io{content.data(), content.size()};
+  const auto bytes = ptrace_regset(tid, note, content);
+  if (!bytes) return std::nullopt;
+  content.resize(*bytes);
+  return content;
+}
+
+std::optional<std::size_t> ptrace_regset(pid_t tid, int note, std::span<std::byte> to) {
+  iovec io{to.data(), to.size()};
   if (request(PTRACE_GETREGSET, tid, static_cast<std::uint64_t>(note), &io) != 0) {
     if (errno == EINVAL || errno == ENODEV) return std::nullopt;
     throw_system("PTRACE_GETREGSET {:#x} of thread {}", note, tid);
   }
-  content.resize(io.iov_len);
-  return content;
+  return io.iov_len;
 }
 
 void ptrace_set_regset(pid_t tid, int note, std::span<const std::byte> content) {

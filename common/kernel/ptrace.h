@@ -31,6 +31,8 @@ arch::Registers ptrace_registers(pid_t tid);
 void ptrace_set_registers(pid_t tid, const arch::Registers& registers);
 // PTRACE_GETREGSET for a note of any size; nothing where the thread has no such regset.
 std::optional<std::vector<std::byte>> ptrace_regset(pid_t tid, int note, std::size_t bytes_max);
+// The same into memory that is there already; its size.
+std::optional<std::size_t> ptrace_regset(pid_t tid, int note, std::span<std::byte> to);
 void ptrace_set_regset(pid_t tid, int note, std::span<const std::byte> content);
 
 std::uint64_t ptrace_signal_mask(pid_t tid);

@@ -65,7 +65,7 @@ void check_identity(const proto::TaskIdentity& identity) {
   }
 }
 
-void check_thread(const proto::Thread& thread, SnapshotPart part) {
+void check_thread(const proto::Thread& thread, bool has_registers) {
   const std::string what = fmt::format("thread {}", thread.tid());
   check_pid(thread.tid(), what);
   if (thread.comm().size() > kCommMaximum || thread.comm().find('\0') != std::string::npos) {
@@ -74,7 +74,7 @@ void check_thread(const proto::Thread& thread, SnapshotPart part) {
   const std::size_t vector_bytes = thread.vector_bytes();
   for (const std::size_t bytes : {thread.general_registers().size(), vector_bytes}) {
     if (bytes > kRegistersMaximum) malformed("{}: {} bytes of registers", what, bytes);
-    if (part == SnapshotPart::kWhole && bytes == 0) malformed("{}: no registers", what);
+    if (has_registers && bytes == 0) malformed("{}: no registers", what);
   }
   if (thread.vector_registers().size() > vector_bytes) {
     malformed("{}: {} bytes in {} of vector registers", what, thread.vector_registers().size(),
@@ -87,16 +87,21 @@ void check_thread(const proto::Thread& thread, SnapshotPart part) {
   check_pending(thread.pending(), what);
 }
 
+void check_threads(const google::protobuf::RepeatedPtrField<proto::Thread>& threads,
+                   bool have_registers) {
+  std::set<std::int32_t> ids;
+  for (const proto::Thread& thread : threads) {
+    check_thread(thread, have_registers);
+    if (!ids.insert(thread.tid()).second) malformed("thread {} is there twice", thread.tid());
+  }
+}
+
 void check_threads(const proto::Process& process, SnapshotPart part) {
   if (process.threads().empty()) {
     if (part == SnapshotPart::kWhole) malformed("no threads");
     return;
   }
-  std::set<std::int32_t> ids;
-  for (const proto::Thread& thread : process.threads()) {
-    check_thread(thread, part);
-    if (!ids.insert(thread.tid()).second) malformed("thread {} is there twice", thread.tid());
-  }
+  check_threads(process.threads(), false);
   if (process.threads(0).tid() != process.identity().pid()) {
     malformed("the first thread is {}, the process {}", process.threads(0).tid(),
               process.identity().pid());
@@ -287,6 +292,10 @@ void check_snapshot(const proto::Snapshot& snapshot, SnapshotPart part) {
     malformed("{} processes, 1 can be restored", snapshot.processes_size());
   }
   check_process(snapshot.processes(0), part);
+}
+
+void check_threads(const google::protobuf::RepeatedPtrField<proto::Thread>& threads) {
+  check_threads(threads, true);
 }
 
 }  // namespace godwit

@@ -11,10 +11,12 @@ namespace godwit {
 
 enum class SnapshotPart {
   kOutline,  // what /proc tells about a running process: parts may be missing
-  kWhole,    // everything, registers of every thread included
+  kWhole,    // everything that a skeleton is made from
 };
 
 // Throws Error (code EPROTO) naming the part, the element and what is wrong with it.
 void check_snapshot(const proto::Snapshot& snapshot, SnapshotPart part);
+// The same of the threads that a Brace has, with the registers of each.
+void check_threads(const google::protobuf::RepeatedPtrField<proto::Thread>& threads);
 
 }  // namespace godwit

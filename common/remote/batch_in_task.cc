@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "common/base/error.h"
 #include "common/kernel/proc_maps.h"
@@ -64,9 +65,12 @@ void RemoteTask::State::prepare(Tracee& thread) {
   site_checked = true;
   if (runner.owner() == thread.tid() || expendable) return;
   // The save area is for one thread: nobody else may stand in the stub.
-  for (Tracee& other : threads) {
+  const bool known = lent < threads.size() && threads[lent].tid() == lent_tid;
+  for (Tracee& other : known ? std::span(threads).subspan(lent, 1) : std::span(threads)) {
     if (&other != &thread) other.give_back();
   }
+  lent = static_cast<std::size_t>(&thread - threads.data());
+  lent_tid = thread.tid();
 }
 
 std::int64_t RemoteTask::State::call(Tracee& thread, long number,

@@ -43,14 +43,19 @@ void BatchRunner::forget_signals() {
 }
 
 pid_t BatchRunner::inner_pid() {
-  if (inner_pid_ == 0) inner_pid_ = read_proc_status(pid_).inner_pid();
+  if (inner_pid_ == 0) {
+    const ProcStatus status = read_proc_status(pid_);
+    inner_pid_ = status.inner_pid();
+    sees_our_numbers_ = status.namespace_pids.size() == 1;
+  }
   return inner_pid_;
 }
 
 pid_t BatchRunner::inner_tid(Tracee& thread) {
   if (thread.inner_tid_ != 0) return thread.inner_tid_;
-  if (thread.tid() == pid_) {
-    thread.inner_tid_ = inner_pid();
+  const pid_t leader = inner_pid();
+  if (thread.tid() == pid_ || sees_our_numbers_) {
+    thread.inner_tid_ = thread.tid() == pid_ ? leader : thread.tid();
   } else {
     const std::string directory = fmt::format("/proc/{}/task/{}", pid_, thread.tid());
     thread.inner_tid_ = read_proc_status(directory).inner_pid();
@@ -110,7 +115,7 @@ void BatchRunner::borrow(Tracee& thread) {
          arch::name());
   }
   if (fresh) {
-    thread.abort_rseq_section(thread.own_);
+    if (thread.own_.system_call() < 0) thread.abort_rseq_section(thread.own_);
     thread.lost_regsets_.clear();
     for (const int note : arch::notes_lost_by_calls()) {
       auto content = ptrace_regset(thread.tid(), note, kRegsetBytesMax);

@@ -58,6 +58,7 @@ class BatchRunner {
   Address code_ = 0;
   pid_t owner_ = 0;
   pid_t inner_pid_ = 0;
+  bool sees_our_numbers_ = false;  // it is in the pid namespace whose /proc we read
   int notify_signal_ = 0;
   std::uint64_t caught_ = 0;
   bool caught_known_ = false;

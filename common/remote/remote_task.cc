@@ -103,7 +103,7 @@ void RemoteTask::resume() {
     for (Tracee& thread : state.threads) thread.detach();
     state.threads.clear();
   }
-  state.stopped = false;
+  state.stopped = state.others_run = false;
 }
 
 BatchOutcome RemoteTask::run(const SyscallBatch& batch) { return run_on(leader(), batch); }
@@ -154,7 +154,7 @@ void RemoteTask::detach() {
   state.before_stop = state.after_stop = nullptr;
   const bool touched = state.runner.code() != 0;
   try {
-    if (!state.stopped && (touched || state.skeleton)) stop();
+    if (!state.stopped && (touched || state.skeleton || !state.threads.empty())) stop();
     if (state.stopped) state.detach_all();
   } catch (const Error& error) {
     if (error.code() != ESRCH && error.code() != ENOENT) throw;

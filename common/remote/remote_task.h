@@ -52,9 +52,17 @@ class RemoteTask {
 
   pid_t host_pid() const;
 
+  // What a stop does first, shortly before it: seizes all threads, which run on. One that gets a
+  // signal stands still from then on, so the stop should follow at once.
+  void seize();
   // Stops all threads, also those that appear meanwhile; threads() is then complete, the leader
   // first.
   void stop();
+  // Stops only these of a running process, which has been stopped as a whole before; resume() lets
+  // them go on. threads() are those of them that have not ended, in this order, and batches run in
+  // them; what such a batch asks of the process may change under it. Nothing is called around it
+  // (watch_stops).
+  void stop_some(std::span<const pid_t> host_tids);
   // What to call around every stop(): before the first thread is interrupted, and when all of them
   // stand still. A stop changes what /proc shows of a thread.
   void watch_stops(std::function<void()> before, std::function<void()> after);
@@ -124,8 +132,11 @@ class RemoteTask {
   // Makes a thread with this id (innermost pid namespace) by clone3 with set_tid; it is stopped.
   // The reference is good until the next end_thread().
   Tracee& clone_thread(pid_t tid);
-  // Ends a thread other than the leader.
-  void end_thread(pid_t host_tid);
+  // Ends a thread other than the leader. `last` runs in it before.
+  void end_thread(pid_t host_tid, const SyscallBatch& last = {});
+  // The stopped thread's registers and mask are in the kernel as they are here: nothing is left to
+  // do for it when it is let go.
+  void settle(Tracee& thread) { thread.give_back(); }
   // Makes a child process with this id, by clone3 with set_tid in the leader; returns its host pid.
   // It is traced (adopt_skeleton) and is a copy of this process. `set_tid` 0: any id.
   pid_t clone_process(pid_t set_tid);

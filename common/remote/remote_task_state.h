@@ -19,6 +19,7 @@ struct RemoteTask::State {
   bool skeleton;
   bool expendable;  // it dies with us: no order of steps has to spare it
   bool stopped = false;
+  bool others_run = false;    // stopped are only those in `threads`
   bool seen_before = false;   // stopped once already: leftovers are dealt with
   bool site_checked = false;  // in this stop
   UniqueFd pidfd;
@@ -26,6 +27,10 @@ struct RemoteTask::State {
   SiteRecord record;  // as it stands in the task
   BatchRunner runner;
   std::vector<Tracee> threads;
+  // The thread that alone may stand in the stub now: a look at each of thousands takes longer than
+  // a batch.
+  std::size_t lent = SIZE_MAX;
+  pid_t lent_tid = 0;
   std::vector<std::byte> buffer;  // data and rows on their way
   std::function<void()> before_stop;
   std::function<void()> after_stop;
@@ -38,8 +43,10 @@ struct RemoteTask::State {
 
   // Seizes what is not seized yet, until a look at /proc finds nothing new; then waits.
   void stop_all();
-  bool seize_new_threads();
-  void try_seize_thread(pid_t tid);
+  bool seize_new_threads(bool interrupt);
+  void try_seize_thread(pid_t tid, bool interrupt);
+  bool has_all_threads() const;
+  void wait_all_stopped();
   void remove_gone();
   // What is written in the task already: by an agent that died, or for the process it is a copy of.
   void take_over_sites();
@@ -67,6 +74,8 @@ struct RemoteTask::State {
   Tracee& any_thread();
   void unregister_rseq();
   void move_code_to_home(const PageRange& home);
+  // Nobody stands in it; nothing refers to it.
+  void erase_own_site();
   void detach_all();
   void kill() noexcept;
 };

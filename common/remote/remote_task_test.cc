@@ -268,6 +268,32 @@ TEST(RemoteTask, StopsAllThreads) {
 }
 
 // A program that calls execve between two stops has another address space.
+TEST(RemoteTask, StopsSomeWhileOthersRun) {
+  testing::Shared<std::atomic<std::uint64_t>> turns;
+  testing::Child child([&]() -> int {
+    std::thread sleeper([] {
+      for (;;) pause();
+    });
+    for (;;) turns->fetch_add(1);
+  });
+  while (list_threads(child.pid()).size() < 2) usleep(100);
+  const pid_t sleeper = list_threads(child.pid()).at(1);
+  RemoteTask task = RemoteTask::attach(child.pid());
+  const pid_t gone = 0x3ffffff;
+  task.stop_some(std::vector{sleeper, gone});
+  ASSERT_EQ(task.threads().size(), 1u);
+  EXPECT_THROW(task.stop_some(std::span(&sleeper, 1)), Error);
+  SyscallBatch batch;
+  const RowResult tid = batch.add(SYS_gettid, {});
+  EXPECT_EQ(task.run_on(task.threads().front(), batch)[tid], sleeper);
+  const std::uint64_t before = turns->load();
+  while (turns->load() == before) usleep(100);  // the leader runs
+  task.resume();
+  EXPECT_TRUE(testing::wait_asleep(sleeper));
+  task.stop();
+  EXPECT_EQ(task.threads().size(), 2u);
+}
+
 TEST(RemoteTask, FollowsExecve) {
   Shared<std::atomic<bool>> go;
   const Child child([&] {

@@ -160,10 +160,11 @@ Tracee& RemoteTask::clone_thread(pid_t tid) {
   return state.threads.back();
 }
 
-void RemoteTask::end_thread(pid_t host_tid) {
+void RemoteTask::end_thread(pid_t host_tid, const SyscallBatch& last) {
   State& state = *state_;
   if (host_tid == state.pid) fail("the leader of process {} cannot be ended alone", state.pid);
   Tracee& thread = thread_by_host_tid(host_tid);
+  run_on(thread, last);
   state.prepare(thread);
   state.runner.end(thread);
   state.remove_gone();
@@ -181,8 +182,9 @@ pid_t RemoteTask::clone_process(pid_t set_tid) {
 void RemoteTask::let_live() {
   State& state = *state_;
   // From here on our death must not be theirs: nobody stands in the stub any more.
+  for (Tracee& thread : state.threads) thread.give_back();
+  state.erase_own_site();
   for (Tracee& thread : state.threads) {
-    thread.give_back();
     thread.options_ = 0;
     if (const int code = try_ptrace_set_options(thread.tid(), 0); code != 0 && code != ESRCH) {
       throw_errno(code, fmt::format("let thread {} live", thread.tid()));

@@ -1,6 +1,7 @@
 // Stopping every thread of a process, and letting it go.
 #include <fmt/format.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,13 +19,15 @@ namespace godwit {
 namespace {
 
 constexpr std::int64_t kRunTimeMaxNs = 3'000'000;
+constexpr std::size_t kManyThreads = 32;
+constexpr std::int64_t kStopUs = 4;  // of one among many
 
 }  // namespace
 
-void RemoteTask::State::try_seize_thread(pid_t tid) {
+void RemoteTask::State::try_seize_thread(pid_t tid, bool interrupt) {
   try {
     threads.push_back(Tracee::seize(tid, skeleton));
-    threads.back().interrupt();
+    if (interrupt) threads.back().interrupt();
     return;
   } catch (const Error& error) {
     if (error.code() == ESRCH) return;
@@ -43,7 +46,7 @@ void RemoteTask::State::try_seize_thread(pid_t tid) {
   }
 }
 
-bool RemoteTask::State::seize_new_threads() {
+bool RemoteTask::State::seize_new_threads(bool interrupt) {
   std::unordered_set<pid_t> known;
   for (const Tracee& thread : threads) known.insert(thread.tid());
   const std::size_t before = threads.size();
@@ -54,7 +57,7 @@ bool RemoteTask::State::seize_new_threads() {
     if (error.code() != ENOENT && error.code() != ESRCH) throw;  // it has ended
   }
   for (const pid_t tid : now) {
-    if (!known.contains(tid)) try_seize_thread(tid);
+    if (!known.contains(tid)) try_seize_thread(tid, interrupt);
   }
   return threads.size() != before;
 }
@@ -63,15 +66,50 @@ void RemoteTask::State::remove_gone() {
   std::erase_if(threads, [](const Tracee& thread) { return thread.gone(); });
 }
 
-void RemoteTask::State::stop_all() {
-  for (Tracee& thread : threads) thread.interrupt();  // a skeleton's, which stay with us
-  while (seize_new_threads()) {
-    for (Tracee& thread : threads) thread.wait_stopped();
+// The links of the folder are one for each thread and two of its own (proc_pid_task(5)). As many
+// as stand still here: nobody is left who could make another. A list takes a hundred times longer.
+bool RemoteTask::State::has_all_threads() const {
+  struct stat folder {};
+  const std::string path = fmt::format("/proc/{}/task", pid);
+  return ::stat(path.c_str(), &folder) == 0 && folder.st_nlink == threads.size() + 2;
+}
+
+// Each has to run for a moment to stop. Many of them need our processor as well: we would only take
+// it from them, one after the other.
+void RemoteTask::State::wait_all_stopped() {
+  for (std::size_t at = 0; at < threads.size(); ++at) {
+    const std::size_t left = threads.size() - at;
+    threads[at].wait_stopped(left > kManyThreads ? static_cast<std::int64_t>(left) * kStopUs : 0);
   }
-  for (Tracee& thread : threads) thread.wait_stopped();
-  remove_gone();
+}
+
+void RemoteTask::State::stop_all() {
+  for (Tracee& thread : threads) thread.interrupt();  // seized already
+  if (threads.empty()) seize_new_threads(true);
+  do {
+    wait_all_stopped();
+    remove_gone();
+  } while (!has_all_threads() && seize_new_threads(true));
   if (threads.empty()) throw Error(fmt::format("process {} has ended", pid), ESRCH);
   if (skeleton) threads.reserve(16384);  // clone_thread() hands out references
+}
+
+void RemoteTask::seize() {
+  if (!state_->stopped) state_->seize_new_threads(false);
+}
+
+void RemoteTask::stop_some(std::span<const pid_t> host_tids) {
+  State& state = *state_;
+  if (state.stopped || !state.threads.empty()) {
+    fail("process {} is stopped already, or about to be", state.pid);
+  }
+  for (const pid_t tid : host_tids) state.try_seize_thread(tid, true);
+  for (Tracee& thread : state.threads) thread.wait_stopped();
+  state.remove_gone();
+  state.stopped = true;
+  state.others_run = true;
+  state.site_checked = false;
+  state.runner.forget_signals();
 }
 
 void RemoteTask::let_run(pid_t host_tid, const std::function<bool()>& enough) {
@@ -82,7 +120,7 @@ void RemoteTask::let_run(pid_t host_tid, const std::function<bool()>& enough) {
   while (!enough() && monotonic_ns() - start < kRunTimeMaxNs) sched_yield();
   thread.interrupt();
   thread.wait_stopped();
-  while (state.seize_new_threads()) {
+  while (!state.others_run && state.seize_new_threads(true)) {
     for (Tracee& one : state.threads) one.wait_stopped();
   }
   state.remove_gone();
@@ -97,6 +135,12 @@ Tracee& RemoteTask::State::any_thread() {
   fail("process {} has no stopped thread", pid);
 }
 
+void RemoteTask::State::erase_own_site() {
+  if (has_scratch() || runner.code() == 0) return;
+  if (site_is_intact(memory, runner.code())) erase_site(memory, runner.code());
+  runner.set_code(0);
+}
+
 void RemoteTask::State::detach_all() {
   if (has_scratch() && !has_home() && is_frozen(pid)) {
     // Nothing can run in it now. The record stays, and the next agent finds it.
@@ -105,9 +149,7 @@ void RemoteTask::State::detach_all() {
     unmap_scratch(any_thread());
   }
   for (Tracee& thread : threads) thread.give_back();
-  if (!has_scratch() && runner.code() != 0 && site_is_intact(memory, runner.code())) {
-    erase_site(memory, runner.code());
-  }
+  erase_own_site();
   for (Tracee& thread : threads) thread.detach();
   threads.clear();
   stopped = false;

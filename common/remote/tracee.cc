@@ -112,7 +112,8 @@ bool Tracee::try_wait(int flags, int* status) {
 }
 
 // waitpid(2) takes the signal of a signal-delivery-stop out of the thread: the kernel would not
-// deliver it any more when we died before we let it go on. So such a stop is only looked at.
+// deliver it any more when we died before we let it go on. So such a stop is only looked at; and an
+// event, too, since the look has told all there is.
 bool Tracee::try_see_stop(int* status) {
   siginfo_t info{};
   int code = 0;
@@ -121,8 +122,7 @@ bool Tracee::try_see_stop(int* status) {
                   WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL);
   } while (code != 0 && errno == EINTR);
   if (code == 0 && info.si_pid == 0) return false;
-  const bool holds_signal = code == 0 && info.si_code == CLD_TRAPPED && info.si_status >> 8 == 0;
-  if (!holds_signal) return try_wait(WNOHANG, status);
+  if (code != 0 || info.si_code != CLD_TRAPPED) return try_wait(WNOHANG, status);
   *status = info.si_status << 8 | 0x7f;  // as waitpid has it
   note_stop(*status);
   return true;
@@ -137,7 +137,7 @@ void Tracee::note_stop(int status) {
   if (event == PTRACE_EVENT_STOP) group_stop_signal_ = signal == SIGTRAP ? 0 : signal;
 }
 
-void Tracee::wait_stopped() {
+void Tracee::wait_stopped(std::int64_t nap_us) {
   if (stopped_ || gone_) return;
   const std::int64_t start = monotonic_ns();
   int status = 0;
@@ -150,6 +150,10 @@ void Tracee::wait_stopped() {
       // instruction. Kept back it would lose its place among others of its kind.
       interrupt();
       go(stop_signal_);
+      continue;
+    }
+    if (nap_us > 0) {
+      usleep(static_cast<useconds_t>(std::exchange(nap_us, 0)));
       continue;
     }
     const std::int64_t waited = monotonic_ns() - start;
@@ -278,7 +282,8 @@ arch::Registers Tracee::portable_registers(
   if (blocked_call != nullptr) {
     *blocked_call = hidden_state ? std::optional(interrupted) : std::nullopt;
   }
-  if (!borrowed_) abort_rseq_section(registers);  // else own_ is past it
+  // Borrowed, own_ is past it; and no critical section has a system call in it (rseq(2)).
+  if (!borrowed_ && own_.system_call() < 0) abort_rseq_section(registers);
   return registers;
 }
 
@@ -286,6 +291,12 @@ std::vector<std::byte> Tracee::vector_state() const {
   auto state = ptrace_regset(tid(), arch::vector_note_type(), arch::vector_state_bytes());
   if (!state) fail("thread {} has no vector state", tid());
   return std::move(*state);
+}
+
+std::span<const std::byte> Tracee::vector_state(std::span<std::byte> memory) const {
+  const auto bytes = ptrace_regset(tid(), arch::vector_note_type(), memory);
+  if (!bytes) fail("thread {} has no vector state", tid());
+  return memory.first(*bytes);
 }
 
 void Tracee::set_vector_state(const std::vector<std::byte>& state) {

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -44,10 +45,12 @@ class Tracee {
   // SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU when the process was stopped by it before we came, else 0.
   int group_stop_signal() const { return group_stop_signal_; }
 
-  void interrupt();     // PTRACE_INTERRUPT, does not wait
-  void wait_stopped();  // until it is in a ptrace stop; captures registers; sets gone() on exit
-  void resume();        // goes on as if it had never been stopped
-  void detach();        // the same, and lets go
+  void interrupt();  // PTRACE_INTERRUPT, does not wait
+  // Until it is in a ptrace stop; captures registers; sets gone() on exit. `nap_us`: how long to
+  // sleep at first when it is not, rather than look again and again.
+  void wait_stopped(std::int64_t nap_us = 0);
+  void resume();  // goes on as if it had never been stopped
+  void detach();  // the same, and lets go
 
   // The task's own state; only while stopped.
   const arch::Registers& registers() const;
@@ -59,6 +62,8 @@ class Tracee {
   arch::Registers portable_registers(std::optional<arch::InterruptedCall>* blocked_call) const;
 
   std::vector<std::byte> vector_state() const;  // NT_X86_XSTATE / NT_PRFPREG, sized by the kernel
+  // The same into `memory`, which has room for it; the part that it takes.
+  std::span<const std::byte> vector_state(std::span<std::byte> memory) const;
   void set_vector_state(const std::vector<std::byte>& state);
   std::uint64_t signal_mask() const;  // the task's own, also while a batch has replaced it
   void set_signal_mask(std::uint64_t mask);

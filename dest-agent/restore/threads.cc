@@ -157,6 +157,19 @@ void plan_thread_last(const proto::Thread& want, SyscallBatch& batch) {
   }
 }
 
+void plan_thread_end(const proto::Thread& have, SyscallBatch& batch) {
+  if (have.rseq().address() != 0) {
+    batch.add(
+        SYS_rseq,
+        {have.rseq().address(), have.rseq().bytes(), kRseqUnregister, have.rseq().signature()},
+        name_of(have) + ", rseq");
+  }
+  if (have.robust_list_bytes() != 0) {
+    batch.add(SYS_set_robust_list, {0, have.robust_list_bytes()}, name_of(have) + ", robust list");
+  }
+  batch.add(SYS_set_tid_address, {0}, name_of(have));
+}
+
 void apply_thread_registers(Tracee& tracee, const proto::Thread& want) {
   arch::Registers registers = tracee.registers();
   if (want.general_registers().size() != sizeof(registers.raw)) {

@@ -31,6 +31,10 @@ void plan_rseq_removal(const std::optional<RseqConfiguration>& have, SyscallBatc
 // the kernel writes to: the rseq area, and at the thread's end its robust list and its id's place.
 void plan_thread_last(const proto::Thread& want, SyscallBatch& batch);
 
+// Takes back what plan_thread_last() registered, in a thread that is about to end: its memory may
+// be another thread's by now.
+void plan_thread_end(const proto::Thread& have, SyscallBatch& batch);
+
 // Vector state, mask and general registers. Throws Error when the sizes are of another processor.
 void apply_thread_registers(Tracee& tracee, const proto::Thread& want);
 

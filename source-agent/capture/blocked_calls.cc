@@ -6,6 +6,8 @@
 #include <time.h>
 
 #include <algorithm>
+#include <set>
+#include <vector>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
@@ -173,15 +175,19 @@ std::optional<BlockedIn> parse_blocked_in(std::string_view text) {
 
 void BlockedCallWatch::observe(pid_t host_pid) {
   sights_.clear();
+  observe(host_pid, list_threads(host_pid));
+  has_observed_ = true;
+}
+
+void BlockedCallWatch::observe(pid_t host_pid, std::span<const pid_t> host_tids) {
   ClockOffsets offsets;
-  for (const pid_t tid : list_threads(host_pid)) {
+  for (const pid_t tid : host_tids) {
     try {
       observe_thread(host_pid, tid, offsets);
     } catch (const Error& error) {
       if (error.code() != ENOENT && error.code() != ESRCH) throw;
     }
   }
-  has_observed_ = true;
 }
 
 void BlockedCallWatch::observe_thread(pid_t host_pid, pid_t host_tid, ClockOffsets& offsets) {
@@ -237,19 +243,32 @@ std::optional<BlockedCallWatch::Call> BlockedCallWatch::call_of(pid_t host_pid,
 }
 
 void BlockedCallWatch::note_stop(RemoteTask& task) {
-  std::map<pid_t, Call> calls;
+  std::set<pid_t> here;
+  for (const Tracee& tracee : task.threads()) here.insert(tracee.tid());
+  std::erase_if(calls_, [&](const auto& one) { return !here.contains(one.first); });
+  note_threads(task);
+  sights_.clear();
+  has_observed_ = false;
+}
+
+void BlockedCallWatch::note_stop_of_some(RemoteTask& task) {
+  note_threads(task);
+  for (const Tracee& tracee : task.threads()) sights_.erase(tracee.tid());
+}
+
+void BlockedCallWatch::note_threads(RemoteTask& task) {
   std::vector<pid_t> unknown;
   for (const Tracee& tracee : task.threads()) {
     if (tracee.gone()) continue;
     const auto call = call_of(task.host_pid(), tracee);
-    if (!call) continue;
-    calls[tracee.tid()] = *call;
+    if (!call) {
+      calls_.erase(tracee.tid());
+      continue;
+    }
+    calls_[tracee.tid()] = *call;
     if (call->number == kUnknown) unknown.push_back(tracee.tid());
   }
-  calls_ = std::move(calls);
   for (const pid_t tid : unknown) look_into_call(task, tid);
-  sights_.clear();
-  has_observed_ = false;
 }
 
 void BlockedCallWatch::look_into_call(RemoteTask& task, pid_t host_tid) {

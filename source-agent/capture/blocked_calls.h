@@ -16,6 +16,7 @@
 
 #include <map>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "common/remote/remote_task.h"
@@ -43,11 +44,15 @@ class BlockedCallWatch {
   // Costs some 10 us a thread, and 30 more for those that sleep with a relative timeout. Not part
   // of the blackout.
   void observe(pid_t host_pid);
+  // The same of some threads, before RemoteTask::stop_some().
+  void observe(pid_t host_pid, std::span<const pid_t> host_tids);
   // Whether that was done since the last stop.
   bool has_observed() const { return has_observed_; }
   // Right after every stop, before any batch. A thread whose call cannot be told goes back into it
   // for some microseconds.
   void note_stop(RemoteTask& task);
+  // After RemoteTask::stop_some(): the others stay as they were noted.
+  void note_stop_of_some(RemoteTask& task);
 
   // When (CLOCK_MONOTONIC, ns) the thread entered the call it is in.
   std::optional<std::int64_t> begun_ns(pid_t host_tid, const BlockedIn& call) const;
@@ -69,6 +74,7 @@ class BlockedCallWatch {
   };
   using ClockOffsets = std::map<int, std::optional<std::int64_t>>;  // by processor
   void observe_thread(pid_t host_pid, pid_t host_tid, ClockOffsets& offsets);
+  void note_threads(RemoteTask& task);
   std::optional<Call> call_of(pid_t host_pid, const Tracee& tracee) const;
   void look_into_call(RemoteTask& task, pid_t host_tid);
 

@@ -7,6 +7,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
+#include "common/kernel/fd_limit.h"
 #include "source-agent/capture/epolls.h"
 #include "source-agent/capture/eventfds.h"
 #include "source-agent/capture/pipes.h"
@@ -79,7 +80,7 @@ void FdGlance::prepare(std::vector<FdFacts>& described, const ProcFdDirectory& d
   // Duplicates of all of them must still find room.
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);
-  const std::size_t taken = described.size() + kOwnDescriptors;
+  const std::size_t taken = described.size() + kOwnDescriptors + descriptors_for_watches();
   const std::size_t texts_open_max =
       limit.rlim_cur > taken ? std::min<std::size_t>(limit.rlim_cur - taken, kTextsOpenMax) : 0;
   std::vector<FdFacts*> taken_for_same;

@@ -1,4 +1,6 @@
 // In the blackout most is taken for unchanged, and looked at once more while the destination works.
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -6,9 +8,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <csignal>
+#include <span>
+#include <thread>
+
 #include "common/base/error.h"
 #include "common/kernel/fd_test_process.h"
 #include "common/kernel/pidfd.h"
+#include "common/kernel/proc_status.h"
 #include "common/kernel/socket_options.h"
 #include "common/remote/test_child.h"
 #include "source-agent/capture/fd_compare.h"
@@ -172,28 +179,144 @@ TEST(LastLook, WhatASocketGotMeanwhileIsFound) {
   EXPECT_EQ(corrections.sockets(0).options(1).value(), int_option_value(0));
 }
 
-TEST(LastLook, ThreadsTakenFromBeforeAreDescribedAsTheyAre) {
-  testing::Child child([]() -> int {
-    for (;;) pause();
-  });
-  ASSERT_TRUE(testing::wait_asleep(child.pid()));
-  RemoteTask task = RemoteTask::attach(child.pid());
-  task.stop();
-  CaptureContext context{task, child.pid()};
-  const auto first = capture_threads(context);
-  const KnownThreads known{{child.pid(), first.at(0)}};
-  task.resume();
-  ASSERT_TRUE(testing::wait_asleep(child.pid()));
-  task.stop();
-  const auto again = capture_threads_again(context, BlockedCallWatch(), known);
-  const auto whole = capture_threads(context);
-  ASSERT_EQ(again.size(), 1u);
-  EXPECT_EQ(again[0].DebugString(), whole.at(0).DebugString());
-  EXPECT_EQ(story_of([&] { confirm_threads(context, known); }), "");
-  ASSERT_EQ(setpriority(PRIO_PROCESS, static_cast<id_t>(child.pid()), 5), 0);
-  const std::string story = story_of([&] { confirm_threads(context, known); });
-  EXPECT_NE(story.find(std::to_string(child.pid())), std::string::npos) << story;
+// A process with a thread that sleeps and one that is told what to do.
+class TwoThreads {
+ public:
+  enum Order : char { kNothing, kStack, kNameOfLeader };
+
+  TwoThreads()
+      : orders_(make_pipe()), child_([this]() -> int {
+          std::thread sleeper([this] { obey(); });
+          for (;;) pause();
+        }) {
+    while (list_threads(pid()).size() < 2) usleep(100);
+    other_ = list_threads(pid()).at(1);
+    EXPECT_TRUE(testing::wait_asleep(pid()));
+    EXPECT_TRUE(testing::wait_asleep(other_));
+  }
+
+  pid_t pid() const { return child_.pid(); }
+  pid_t other() const { return other_; }
+  void tell(Order order) {
+    ASSERT_EQ(write(orders_.second.get(), &order, 1), 1);
+    usleep(20'000);
+    ASSERT_TRUE(testing::wait_asleep(other_));
+  }
+
+ private:
+  static std::pair<UniqueFd, UniqueFd> make_pipe() {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+  }
+
+  // The same registers in the same call before and after.
+  void obey() {
+    static char stack_memory[16384];
+    char order = kNothing;
+    for (;;) {
+      if (read(orders_.first.get(), &order, 1) != 1) continue;
+      const stack_t stack{.ss_sp = stack_memory, .ss_flags = 0, .ss_size = sizeof stack_memory};
+      if (order == kStack) sigaltstack(&stack, nullptr);
+      if (order == kNameOfLeader) {
+        write_file(fmt::format("/proc/self/task/{}/comm", getpid()), "another");
+      }
+    }
+  }
+
+  std::pair<UniqueFd, UniqueFd> orders_;
+  testing::Child child_;
+  pid_t other_ = 0;
+};
+
+// What a migration does: a look at the threads one by one, the last stop, the confirmation.
+class Confirmation {
+ public:
+  explicit Confirmation(pid_t pid) : task_(RemoteTask::attach(pid)), context_{task_, pid} {
+    task_.stop();
+    capture_threads(context_);
+    task_.resume();
+    for (const pid_t tid : list_threads(pid)) {
+      testing::wait_asleep(tid);
+      task_.stop_some(std::span(&tid, 1));
+      EXPECT_EQ(task_.threads().size(), 1u);
+      look_at_threads(context_, BlockedCallWatch(), known_);
+      task_.resume();
+      EXPECT_TRUE(testing::wait_asleep(tid));
+    }
+  }
+
+  std::vector<proto::Thread> stop() {
+    for (auto& [tid, known] : known_) known.watch.follow(0);
+    task_.stop();
+    return capture_threads_again(context_, BlockedCallWatch(), known_);
+  }
+  std::string confirm() {
+    return story_of([&] { confirm_threads(context_, known_, {}); });
+  }
+  const KnownThreads& known() const { return known_; }
+  std::vector<proto::Thread> whole() { return capture_threads(context_); }
+
+ private:
+  RemoteTask task_;
+  CaptureContext context_;
+  KnownThreads known_;
+};
+
+TEST(LastLook, ThreadsThatStandStillAreTakenFromBefore) {
+  TwoThreads process;
+  Confirmation last(process.pid());
+  const auto again = last.stop();
+  ASSERT_EQ(again.size(), 2u);
+  ASSERT_EQ(last.known().size(), 2u);
+  EXPECT_FALSE(last.known().at(process.other()).watch.may_have_changed());
+  EXPECT_EQ(last.confirm(), "");
+  const auto whole = last.whole();
+  for (const std::size_t i : {0u, 1u}) {
+    EXPECT_TRUE(again[i].as_before());
+    const proto::Thread& known = last.known().at(whole.at(i).host_tid()).thread;
+    EXPECT_EQ(known.DebugString(), whole.at(i).DebugString());
+  }
+}
+
+TEST(LastLook, AThreadThatRanIsAskedAgain) {
+  TwoThreads process;
+  Confirmation last(process.pid());
+  process.tell(TwoThreads::kNothing);
+  last.stop();
+  EXPECT_TRUE(last.known().at(process.other()).watch.may_have_changed());
+  EXPECT_EQ(last.confirm(), "");
+}
+
+TEST(LastLook, WhatAThreadChangedOfItsOwnIsFound) {
+  TwoThreads process;
+  Confirmation last(process.pid());
+  process.tell(TwoThreads::kStack);
+  last.stop();
+  const std::string story = last.confirm();
+  EXPECT_NE(story.find(std::to_string(process.other())), std::string::npos) << story;
+  EXPECT_NE(story.find("alternate stack"), std::string::npos) << story;
+}
+
+TEST(LastLook, WhatOthersChangedOfASleepingThreadIsFound) {
+  TwoThreads process;
+  Confirmation last(process.pid());
+  ASSERT_EQ(setpriority(PRIO_PROCESS, static_cast<id_t>(process.other()), 5), 0);
+  const auto again = last.stop();
+  EXPECT_TRUE(again.at(1).as_before());
+  const std::string story = last.confirm();
   EXPECT_NE(story.find("scheduling"), std::string::npos) << story;
+}
+
+TEST(LastLook, ANameThatAnotherThreadGaveIsFound) {
+  TwoThreads process;
+  Confirmation last(process.pid());
+  process.tell(TwoThreads::kNameOfLeader);
+  const auto again = last.stop();
+  EXPECT_TRUE(again.at(0).as_before());
+  EXPECT_TRUE(last.known().at(process.pid()).watch.may_have_changed());
+  const std::string story = last.confirm();
+  EXPECT_NE(story.find("name"), std::string::npos) << story;
 }
 
 }  // namespace

@@ -2,9 +2,12 @@
 
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <optional>
+#include <span>
 
 #include "common/base/error.h"
+#include "common/base/scope_exit.h"
 #include "common/kernel/proc_status.h"
 #include "source-agent/capture/credentials.h"
 #include "source-agent/capture/filesystem_context.h"
@@ -89,8 +92,11 @@ void ProcessCapture::describe_state(RemoteTask& task, proto::Process& process) {
 
 void ProcessCapture::describe_threads(CaptureContext& context, const KnownThreads& known,
                                       proto::Process& process) {
+  process.mutable_threads()->Reserve(static_cast<int>(context.task.threads().size()));
+  moved_threads_.clear();
   for (proto::Thread& thread : capture_threads_again(context, blocked_calls_, known)) {
-    *process.add_threads() = std::move(thread);
+    if (!thread.as_before()) moved_threads_.insert(thread.host_tid());
+    process.mutable_threads()->Add(std::move(thread));
   }
   ask_ended_timers_again(context, process);
 }
@@ -104,6 +110,7 @@ proto::Process ProcessCapture::describe(RemoteTask& task) {
   const std::uint64_t program_break = process.mappings().marks().brk();
   process.clear_mappings();
   last_ = process;
+  leave_out_registers(last_);
   *process.mutable_mappings() = *mappings;
   process.mutable_mappings()->mutable_marks()->set_brk(program_break);
   return process;
@@ -130,12 +137,47 @@ void ProcessCapture::watch_stops(RemoteTask& task) {
       [this, &task] { blocked_calls_.note_stop(task); });
 }
 
-void ProcessCapture::look_at_threads(RemoteTask& task) {
+// One that is awake may hold what the others wait for: none is kept for long.
+void ProcessCapture::stop_in_turn(RemoteTask& task, std::span<const pid_t> host_tids,
+                                  const std::function<void(CaptureContext&)>& look) {
+  constexpr std::size_t kAtOnce = 12;
   CaptureContext context{task, host_pid_};
+  for (std::size_t at = 0; at < host_tids.size(); at += kAtOnce) {
+    const auto some = host_tids.subspan(at, std::min(kAtOnce, host_tids.size() - at));
+    blocked_calls_.observe(host_pid_, some);
+    task.stop_some(some);
+    const ScopeExit go_on([&] { task.resume(); });
+    blocked_calls_.note_stop_of_some(task);
+    try {
+      look(context);
+    } catch (const Error& error) {
+      // One has ended, with others or by execve(2). Whoever is not known is asked in the end.
+      if (error.code() != ESRCH) throw;
+    }
+  }
+}
+
+void ProcessCapture::look_at_threads(RemoteTask& task) {
   known_threads_.clear();
-  for (proto::Thread& thread : capture_threads(context, blocked_calls_)) {
-    const pid_t host_tid = thread.host_tid();
-    known_threads_.emplace(host_tid, std::move(thread));
+  stop_in_turn(task, list_threads(host_pid_), [this](CaptureContext& context) {
+    godwit::look_at_threads(context, blocked_calls_, known_threads_);
+  });
+}
+
+void ProcessCapture::follow_threads(RemoteTask& task, int stops) {
+  constexpr std::size_t kFew = 8;
+  std::size_t before = SIZE_MAX;
+  for (;;) {
+    std::vector<pid_t> awake;
+    for (auto& [tid, known] : known_threads_) {
+      if (!known.watch.follow(stops)) awake.push_back(tid);
+    }
+    if (awake.size() <= kFew || awake.size() > before / 2) return;
+    before = awake.size();
+    stop_in_turn(task, awake, [this](CaptureContext& context) {
+      look_at_threads_again(context, known_threads_);
+    });
+    stops = 0;
   }
 }
 
@@ -152,7 +194,7 @@ proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings 
 void ProcessCapture::confirm(RemoteTask& task) {
   CaptureContext context{task, host_pid_};
   fd_table_.confirm(task);
-  confirm_threads(context, known_threads_);
+  confirm_threads(context, known_threads_, moved_threads_);
 }
 
 proto::Process describe_process(CaptureContext& context) {

@@ -2,7 +2,12 @@
 // then, in the blackout, what changed since.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "common/model/describe.h"
 #include "common/model/findings.h"
@@ -37,12 +42,18 @@ class ProcessCapture {
   // The blackout: everything, with TCP streams (whose sockets must be in repair mode).
   // `mappings` are those of describe_mappings() since the stop.
   proto::Process describe_final(RemoteTask& task, proto::Mappings mappings);
-  // The process is stopped for a moment, shortly before the switch: looks at what can only be asked
-  // inside of each thread, so that describe_final() need not.
+  // Shortly before the switch: looks at what can only be asked inside of each thread, so that
+  // describe_final() need not. Each is stopped for a millisecond, a few at a time while all others
+  // run.
   void look_at_threads(RemoteTask& task);
-  // After describe_final(), while the destination works: throws Error when a thread is not as it
-  // took it to be. The process is stopped, and not frozen yet. What concerns descriptors can wait
-  // until after the commit: FdTableCapture::find_corrections().
+  // The process runs, and is about to be stopped for good: looks again at threads that ran since
+  // the look, in the same way, as long as they become fewer. `stops`: how often all were
+  // stopped since the last call.
+  void follow_threads(RemoteTask& task, int stops);
+  const KnownThreads& known_threads() const { return known_threads_; }
+  // After describe_final(), while the destination works: throws Error when a thread
+  // is not as it took it to be. The process is stopped, and not frozen yet. What
+  // concerns descriptors can wait until after the commit: FdTableCapture::find_corrections().
   void confirm(RemoteTask& task);
   // Before the first stop. Follows what only shows then, to the last one; both objects stay where
   // they are.
@@ -60,6 +71,8 @@ class ProcessCapture {
 
  private:
   struct Questions;
+  void stop_in_turn(RemoteTask& task, std::span<const pid_t> host_tids,
+                    const std::function<void(CaptureContext&)>& look);
   void describe_state(RemoteTask& task, proto::Process& process);
   void describe_threads(CaptureContext& context, const KnownThreads& known,
                         proto::Process& process);
@@ -70,6 +83,7 @@ class ProcessCapture {
   BlockedCallWatch blocked_calls_;
   proto::Process last_;  // without areas
   KnownThreads known_threads_;
+  std::set<pid_t> moved_threads_;  // by host tid
   std::unique_ptr<Questions> asked_;
 };
 

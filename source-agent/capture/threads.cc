@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 
 #include <csignal>
+#include <cstring>
 #include <thread>
 
 #include "common/base/unique_fd.h"
@@ -148,11 +149,51 @@ std::string ThreadQuery::identity(const BatchOutcome& outcome) const {
 
 namespace {
 
+bool all_zero(std::span<const std::byte> bytes) {
+  return bytes.empty() || (bytes[0] == std::byte{0} &&
+                           std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
+}
+
 // Most of the vector state belongs to registers that the thread never used.
 std::size_t bytes_before_zeros(const std::vector<std::byte>& bytes) {
   std::size_t size = bytes.size();
   while (size > 0 && bytes[size - 1] == std::byte{0}) --size;
   return size;
+}
+
+bool same_bytes(std::span<const std::byte> bytes, const std::string& text) {
+  return bytes.size() == text.size() && std::memcmp(bytes.data(), text.data(), text.size()) == 0;
+}
+
+// The thread stands where it stood, to the last bit of its registers: in the same call, or in the
+// same one again.
+bool stands_still(const Tracee& tracee, const proto::Thread& before,
+                  std::span<std::byte> vector_memory) {
+  if (before.has_blocked_call() || before.pending_size() != 0 ||
+      tracee.signal_mask() != before.signal_mask()) {
+    return false;
+  }
+  std::optional<arch::InterruptedCall> interrupted;
+  const arch::Registers registers = tracee.portable_registers(&interrupted);
+  if (interrupted ||
+      !same_bytes(std::as_bytes(std::span(&registers.raw, 1)), before.general_registers())) {
+    return false;
+  }
+  const auto vectors = tracee.vector_state(vector_memory);
+  const std::size_t used = before.vector_registers().size();
+  return vectors.size() == before.vector_bytes() &&
+         same_bytes(vectors.first(used), before.vector_registers()) &&
+         all_zero(vectors.subspan(used)) && tracee.pending_signals(false).empty();
+}
+
+void read_rseq(const Tracee& tracee, proto::Thread& thread) {
+  thread.clear_rseq();
+  const auto rseq = tracee.rseq();
+  if (!rseq || rseq->address == 0) return;
+  thread.mutable_rseq()->set_address(rseq->address);
+  thread.mutable_rseq()->set_bytes(rseq->bytes);
+  thread.mutable_rseq()->set_signature(rseq->signature);
+  thread.mutable_rseq()->set_flags(rseq->flags);
 }
 
 // What ptrace tells.
@@ -171,13 +212,7 @@ void read_by_ptrace(CaptureContext& context, Tracee& tracee, const BlockedCallWa
   thread.set_vector_bytes(static_cast<std::uint32_t>(vector_state.size()));
   thread.set_vector_registers(vector_state.data(), bytes_before_zeros(vector_state));
   thread.set_signal_mask(tracee.signal_mask());
-  thread.clear_rseq();
-  if (const auto rseq = tracee.rseq(); rseq && rseq->address != 0) {
-    thread.mutable_rseq()->set_address(rseq->address);
-    thread.mutable_rseq()->set_bytes(rseq->bytes);
-    thread.mutable_rseq()->set_signature(rseq->signature);
-    thread.mutable_rseq()->set_flags(rseq->flags);
-  }
+  read_rseq(tracee, thread);
 }
 
 // What only a batch tells, by name; empty: the same.
@@ -192,6 +227,7 @@ std::string difference_of_threads(const proto::Thread& known, const proto::Threa
   if (known.clear_child_tid() != now.clear_child_tid()) return "address for set_tid_address";
   if (known.parent_death_signal() != now.parent_death_signal()) return "parent-death signal";
   if (known.timer_slack_ns() != now.timer_slack_ns()) return "timer slack";
+  if (differ(known.rseq(), now.rseq())) return "rseq area";
   return {};
 }
 
@@ -207,13 +243,22 @@ std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
   const std::uint64_t shared = read_proc_status(context.host_pid).pending_shared;
   SyscallBatch batch;
   const ThreadQuery query(batch);
+  std::vector<std::byte> vector_memory(arch::vector_state_bytes());
   std::vector<proto::Thread> threads;
+  threads.reserve(context.task.threads().size());
   std::string expected;
   for (Tracee& tracee : context.task.threads()) {
     if (tracee.gone()) continue;
+    proto::Thread& thread = threads.emplace_back();
     const auto before = known.find(tracee.tid());
+    if (before != known.end() && stands_still(tracee, before->second.thread, vector_memory)) {
+      thread.set_tid(before->second.thread.tid());
+      thread.set_host_tid(tracee.tid());
+      thread.set_as_before(true);
+      continue;
+    }
     if (before != known.end()) {
-      proto::Thread& thread = threads.emplace_back(before->second);
+      thread = before->second.thread;
       thread.clear_pending();
       for (auto& signal : describe_pending(tracee.pending_signals(false), 0)) {
         *thread.add_pending() = std::move(signal);
@@ -222,7 +267,6 @@ std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
       continue;
     }
     const BatchOutcome outcome = context.task.run_on(tracee, batch);
-    proto::Thread& thread = threads.emplace_back();
     query.read(outcome, shared, tracee, thread);
     read_by_ptrace(context, tracee, watch, thread);
     const std::string identity = query.identity(outcome);
@@ -237,29 +281,93 @@ std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
   return threads;
 }
 
-void confirm_threads(CaptureContext& context, const KnownThreads& known) {
+void look_at_threads(CaptureContext& context, const BlockedCallWatch& watch, KnownThreads& known) {
+  const std::uint64_t shared = read_proc_status(context.host_pid).pending_shared;
   SyscallBatch batch;
   const ThreadQuery query(batch);
-  std::string expected;
   for (Tracee& tracee : context.task.threads()) {
-    const auto before = known.find(tracee.tid());
-    if (tracee.gone() || before == known.end()) continue;
+    const bool with_files = known.size() < ThreadWatch::watched_max();
+    KnownThread now{.thread = {},
+                    .identity = {},
+                    .watch = ThreadWatch(context.host_pid, tracee.tid(), with_files)};
+    now.watch.begin_look();
     const BatchOutcome outcome = context.task.run_on(tracee, batch);
-    proto::Thread now;
-    query.read(outcome, 0, tracee, now);
-    std::string difference = difference_of_threads(before->second, now);
-    const std::string identity = query.identity(outcome);
-    if (expected.empty()) expected = identity;
-    if (identity != expected) difference = "set of credentials";
-    if (difference.empty()) continue;
+    query.read(outcome, shared, tracee, now.thread);
+    read_by_ptrace(context, tracee, watch, now.thread);
+    now.identity = query.identity(outcome);
+    now.watch.end_look();
+    known.insert_or_assign(tracee.tid(), std::move(now));
+  }
+}
+
+namespace {
+
+struct Answer {
+  std::string identity;
+  std::string difference;  // to what is known of it; empty: none
+};
+
+Answer ask_again(CaptureContext& context, const SyscallBatch& batch, const ThreadQuery& query,
+                 Tracee& tracee, const KnownThread* known) {
+  const BatchOutcome outcome = context.task.run_on(tracee, batch);
+  proto::Thread now;
+  query.read(outcome, 0, tracee, now);
+  read_rseq(tracee, now);
+  Answer answer{.identity = query.identity(outcome), .difference = {}};
+  if (known != nullptr) answer.difference = difference_of_threads(known->thread, now);
+  return answer;
+}
+
+}  // namespace
+
+void look_at_threads_again(CaptureContext& context, KnownThreads& known) {
+  SyscallBatch batch;
+  const ThreadQuery query(batch);
+  for (Tracee& tracee : context.task.threads()) {
+    const auto found = known.find(tracee.tid());
+    if (found == known.end()) continue;
+    const Answer answer = ask_again(context, batch, query, tracee, &found->second);
+    // Otherwise it is asked once more in the end, and the migration does not go on.
+    if (answer.difference.empty() && answer.identity == found->second.identity) {
+      found->second.watch.end_look();
+    }
+  }
+}
+
+void confirm_threads(CaptureContext& context, const KnownThreads& known,
+                     const std::set<pid_t>& moved) {
+  SyscallBatch batch;
+  const ThreadQuery query(batch);
+  std::string expected;  // of the leader, which comes first and is always asked
+  for (Tracee& tracee : context.task.threads()) {
+    if (tracee.gone()) continue;
+    const auto found = known.find(tracee.tid());
+    const KnownThread* before = found != known.end() ? &found->second : nullptr;
+    Answer answer;
+    if (before == nullptr || expected.empty() || moved.contains(tracee.tid()) ||
+        before->watch.may_have_changed()) {
+      answer = ask_again(context, batch, query, tracee, before);
+    } else {
+      answer.identity = before->identity;
+    }
+    if (expected.empty()) expected = answer.identity;
+    if (answer.identity != expected) answer.difference = "set of credentials";
+    if (answer.difference.empty()) continue;
     throw Error(fmt::format("thread {} got another {} in the last instant before the switch",
-                            tracee.tid(), difference),
-                EAGAIN, "nothing is lost: begin the migration again");
+                            tracee.tid(), answer.difference))
+        .with_hint("nothing is lost: begin the migration again");
   }
 }
 
 std::vector<proto::Thread> capture_threads(CaptureContext& context) {
   return capture_threads(context, BlockedCallWatch());
+}
+
+void leave_out_registers(proto::Process& process) {
+  for (proto::Thread& thread : *process.mutable_threads()) {
+    thread.clear_general_registers();
+    thread.clear_vector_registers();
+  }
 }
 
 void preflight_threads(pid_t host_pid, Findings& findings) {

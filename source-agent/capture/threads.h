@@ -6,14 +6,16 @@
 // of the agent, all the rest as well.
 #pragma once
 
-#include <array>
 #include <map>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "common/model/describe.h"
 #include "common/model/findings.h"
 #include "proto/threads.pb.h"
 #include "source-agent/capture/blocked_calls.h"
+#include "source-agent/capture/thread_watch.h"
 
 namespace godwit {
 
@@ -41,21 +43,37 @@ class ThreadQuery {
   RowResult tid_, timer_slack_, io_priority_, cpus_row_, no_new_privileges_, seccomp_;
 };
 
-// Threads as they were a moment ago, by host tid.
-using KnownThreads = std::map<pid_t, proto::Thread>;
+// A thread as it was a moment ago.
+struct KnownThread {
+  proto::Thread thread;
+  std::string identity;  // ThreadQuery's
+  ThreadWatch watch;
+};
+using KnownThreads = std::map<pid_t, KnownThread>;  // by host tid
 
 // All of them, the leader first. Throws Refused when threads differ in what a process has once
 // (thread-credentials, seccomp-filter).
 std::vector<proto::Thread> capture_threads(CaptureContext& context, const BlockedCallWatch& watch);
 std::vector<proto::Thread> capture_threads(CaptureContext& context);
-// The same, with ptrace alone for those that are known: what a batch would tell is taken for
-// unchanged until confirm_threads() has looked. A tenth of the time.
+// Those that are stopped now are known afterwards; they go on after it.
+void look_at_threads(CaptureContext& context, const BlockedCallWatch& watch, KnownThreads& known);
+// Those that are stopped now are asked once more; what is known of them stays, and is watched anew
+// if it is still so.
+void look_at_threads_again(CaptureContext& context, KnownThreads& known);
+// What capture_threads() gives, with ptrace alone for those that are known: what a batch would tell
+// is taken for unchanged until confirm_threads() has looked. One that stands where it stood, with
+// the same registers, is only said to be as before. A tenth of the time.
 std::vector<proto::Thread> capture_threads_again(CaptureContext& context,
                                                  const BlockedCallWatch& watch,
                                                  const KnownThreads& known);
-// Throws Error naming the thread when something was not as capture_threads_again() took it. Signals
-// that came since are no difference. The process is stopped, and not frozen yet.
-void confirm_threads(CaptureContext& context, const KnownThreads& known);
+// Throws Error naming the thread when something was not as capture_threads_again() took it: asks
+// those of `moved` (by host tid) and those that may have changed (ThreadWatch). Signals that came
+// since are no difference. The process is stopped, and not frozen.
+void confirm_threads(CaptureContext& context, const KnownThreads& known,
+                     const std::set<pid_t>& moved);
+
+// Registers have no meaning while the process runs, and are most of a description.
+void leave_out_registers(proto::Process& process);
 
 // Refuses: thread-traced, descriptors-unshared.
 void preflight_threads(pid_t host_pid, Findings& findings);
