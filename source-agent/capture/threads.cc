@@ -354,8 +354,8 @@ void confirm_threads(CaptureContext& context, const KnownThreads& known,
     if (answer.identity != expected) answer.difference = "set of credentials";
     if (answer.difference.empty()) continue;
     throw Error(fmt::format("thread {} got another {} in the last instant before the switch",
-                            tracee.tid(), answer.difference))
-        .with_hint("nothing is lost: begin the migration again");
+                            tracee.tid(), answer.difference),
+                EAGAIN, "nothing is lost: begin the migration again");
   }
 }
 
