@@ -33,10 +33,11 @@ void forget_old_protection(int uffd, int pagemap_fd, std::span<const PageRange> 
     pagemap::scan(pagemap_fd, range, query, buffer, [&](const pagemap::Region& region) {
       const PageRange old{region.start, region.end};
       const int code = try_userfaultfd_unprotect(uffd, old);
-      // ENOENT: unmapped or moved meanwhile, and so without registration, which the next scan tells.
+      // ENOENT: unmapped or moved meanwhile, and so without registration, which the next scan
+      // tells.
       if (code != 0 && code != ENOENT) {
-        throw_errno(code, fmt::format("take the old write protection off {:x}-{:x}", old.start,
-                                      old.end));
+        throw_errno(code,
+                    fmt::format("take the old write protection off {:x}-{:x}", old.start, old.end));
       }
     });
   }
