@@ -139,7 +139,7 @@ void Tracee::note_stop(int status) {
 
 void Tracee::wait_stopped(std::int64_t nap_us) {
   if (stopped_ || gone_) return;
-  const std::int64_t start = monotonic_ns();
+  std::int64_t start = monotonic_ns();
   int status = 0;
   std::int64_t pause_us = 20;
   std::optional<Precedence> precedence;
@@ -154,6 +154,7 @@ void Tracee::wait_stopped(std::int64_t nap_us) {
     }
     if (nap_us > 0) {
       usleep(static_cast<useconds_t>(std::exchange(nap_us, 0)));
+      start = monotonic_ns();  // until now it had to wait for the others
       continue;
     }
     const std::int64_t waited = monotonic_ns() - start;
