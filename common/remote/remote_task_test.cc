@@ -48,9 +48,9 @@ TEST(RemoteTask, RunsCallsInTheTask) {
 }
 
 int spin_when_nobody_else_does() {
+  prctl(PR_SET_TIMERSLACK, 123'456);
   const sched_param none{};
   sched_setscheduler(0, SCHED_IDLE, &none);
-  prctl(PR_SET_TIMERSLACK, 123'456);
   for (;;) sched_yield();
 }
 
@@ -67,6 +67,7 @@ TEST(RemoteTask, StopsAThreadThatGetsNoProcessor) {
   ASSERT_EQ(sched_getaffinity(0, sizeof own, &own), 0);
   ASSERT_EQ(sched_setaffinity(0, sizeof first, &first), 0);  // for the children, which inherit it
   const Child child(spin_when_nobody_else_does);
+  ASSERT_TRUE(wait_until([&] { return sched_getscheduler(child.pid()) == SCHED_IDLE; }));
   const Child greedy[] = {Child(spin_before_all_others), Child(spin_before_all_others)};
   ASSERT_EQ(sched_setaffinity(0, sizeof own, &own), 0);
   usleep(50'000);
