@@ -2,6 +2,7 @@
 // that goes on by itself, and the next agent finds what is left of the first.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <atomic>
@@ -77,6 +78,9 @@ thread_local std::atomic<std::uint64_t> out_of_order{0};
 
 // Queued signals with a number each: none may be lost, doubled or come before an earlier one.
 void signal_and_check(Workload& load, useconds_t pause_us) {
+  // All processes of a user share what may be queued: something is left to the others.
+  const rlimit queued_max{2000, 2000};
+  setrlimit(RLIMIT_SIGPENDING, &queued_max);
   struct sigaction action {};
   action.sa_sigaction = [](int, siginfo_t* info, void*) {
     if (static_cast<std::uint64_t>(info->si_value.sival_int) != handled) {

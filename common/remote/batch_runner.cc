@@ -149,7 +149,9 @@ bool BatchRunner::handle_stop(Tracee& thread, int status, arch::Registers& regis
   registers = ptrace_registers(thread.tid());
   const auto info = ptrace_signal_info(thread.tid());
   if (!info) fail("thread {} of process {} stopped without a signal", thread.tid(), pid_);
-  const bool own = info->si_code == SI_TKILL && info->si_pid == inner_pid();
+  // When the user's signals have used up RLIMIT_SIGPENDING, ours comes without saying whose it is.
+  const bool nameless = info->si_code == SI_USER && info->si_pid == 0 && info->si_uid == 0;
+  const bool own = nameless || (info->si_code == SI_TKILL && info->si_pid == inner_pid());
   const bool notified =
       WSTOPSIG(status) == notify_signal_ && arch::stub_has_notified(registers, code_);
   if (is_fault(*info)) {

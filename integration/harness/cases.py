@@ -8,7 +8,7 @@ import unittest
 
 from . import cleanup
 from .host import Host, Keys
-from .leftovers import Baseline
+from .leftovers import Baseline, remove_groups
 from .network import Network
 from .redis import Redis
 from .workload import Workload
@@ -32,6 +32,7 @@ class MoveCase(unittest.TestCase):
         self.a, self.b = (Host(self.network, part, self.keys, self.folder) for part in "ab")
         self.c = Host(self.network, "c", None, self.folder)
         for host in (self.a, self.b):
+            self.addCleanup(remove_groups, host.state_dir)
             if host.part in self.AGENTS:
                 host.start_agent()
                 self.addCleanup(host.stop_agent)

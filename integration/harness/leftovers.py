@@ -1,5 +1,6 @@
 """Looks for what a migration may leave behind: tasks, rules, addresses, cgroups, journals, descriptors."""
 
+import json
 import os
 import pathlib
 import time
@@ -86,6 +87,18 @@ class Baseline:
                   for pid in programs.descendants(agent.pid)
                   if programs.process_state(pid) == "Z"]
         return found
+
+
+def remove_groups(state_dir: pathlib.Path) -> None:
+    """Control groups of migrations that a failed test left unfinished; their processes have ended."""
+    for journal in state_dir.rglob("*.json") if state_dir.exists() else ():
+        path = json.loads(journal.read_text()).get("cgroup_path", "")
+        deadline = time.monotonic() + 2
+        while path and os.path.isdir(path) and time.monotonic() < deadline:
+            try:
+                os.rmdir(path)
+            except OSError:
+                time.sleep(0.02)
 
 
 def _bare(entry: str) -> str:
