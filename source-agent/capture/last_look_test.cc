@@ -252,7 +252,10 @@ class Confirmation {
     return capture_threads_again(context_, BlockedCallWatch(), known_);
   }
   std::string confirm() {
-    return story_of([&] { confirm_threads(context_, known_, {}); });
+    SyscallBatch batch;
+    const ThreadQuery query(batch);
+    const auto leader = read_answer(query, task_.run(batch), task_.leader());
+    return story_of([&] { confirm_threads(context_, known_, {}, leader); });
   }
   const KnownThreads& known() const { return known_; }
   std::vector<proto::Thread> whole() { return capture_threads(context_); }

@@ -52,7 +52,11 @@ proto::Process ProcessCapture::describe_outside(Unmovable unmovable) {
 // process itself can answer.
 struct ProcessCapture::Questions {
   explicit Questions(pid_t host_pid, FdTableCapture& fd_table)
-      : signals(batch), timers(batch, host_pid), credentials(batch), attributes(batch) {
+      : signals(batch),
+        timers(batch, host_pid),
+        credentials(batch),
+        attributes(batch),
+        leader(batch) {
     program_break = batch.add(SYS_brk, {0}, "program break");
     fd_table.ask_close_on_exec(batch);
   }
@@ -62,6 +66,7 @@ struct ProcessCapture::Questions {
   TimersQuery timers;
   CredentialsQuery credentials;
   ProcessAttributesQuery attributes;
+  ThreadQuery leader;
   RowResult program_break;
   std::optional<BatchOutcome> outcome;
 };
@@ -86,6 +91,7 @@ void ProcessCapture::describe_state(RemoteTask& task, proto::Process& process) {
   process.mutable_mappings()->mutable_marks()->set_brk(
       static_cast<std::uint64_t>(outcome[asked->program_break]));
   fd_table_.read_close_on_exec(outcome);
+  leader_ = read_answer(asked->leader, outcome, task.leader());
   *process.mutable_rlimits() = describe_rlimits(host_pid_);
   *process.mutable_filesystem_context() = describe_filesystem_context(host_pid_);
 }
@@ -194,7 +200,7 @@ proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings 
 void ProcessCapture::confirm(RemoteTask& task) {
   CaptureContext context{task, host_pid_};
   fd_table_.confirm(task);
-  confirm_threads(context, known_threads_, moved_threads_);
+  confirm_threads(context, known_threads_, moved_threads_, leader_.value());
 }
 
 proto::Process describe_process(CaptureContext& context) {

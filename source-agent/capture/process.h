@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -83,7 +84,8 @@ class ProcessCapture {
   BlockedCallWatch blocked_calls_;
   proto::Process last_;  // without areas
   KnownThreads known_threads_;
-  std::set<pid_t> moved_threads_;  // by host tid
+  std::set<pid_t> moved_threads_;       // by host tid
+  std::optional<ThreadAnswer> leader_;  // of the last stop
   std::unique_ptr<Questions> asked_;
 };
 

@@ -302,23 +302,20 @@ void look_at_threads(CaptureContext& context, const BlockedCallWatch& watch, Kno
 
 namespace {
 
-struct Answer {
-  std::string identity;
-  std::string difference;  // to what is known of it; empty: none
-};
-
-Answer ask_again(CaptureContext& context, const SyscallBatch& batch, const ThreadQuery& query,
-                 Tracee& tracee, const KnownThread* known) {
-  const BatchOutcome outcome = context.task.run_on(tracee, batch);
-  proto::Thread now;
-  query.read(outcome, 0, tracee, now);
-  read_rseq(tracee, now);
-  Answer answer{.identity = query.identity(outcome), .difference = {}};
-  if (known != nullptr) answer.difference = difference_of_threads(known->thread, now);
-  return answer;
+// To what is known of it; empty: none.
+std::string difference_to(const ThreadAnswer& answer, const KnownThread* known) {
+  return known != nullptr ? difference_of_threads(known->thread, answer.thread) : std::string();
 }
 
 }  // namespace
+
+ThreadAnswer read_answer(const ThreadQuery& query, const BatchOutcome& outcome,
+                         const Tracee& tracee) {
+  ThreadAnswer answer{.thread = {}, .identity = query.identity(outcome)};
+  query.read(outcome, 0, tracee, answer.thread);
+  read_rseq(tracee, answer.thread);
+  return answer;
+}
 
 void look_at_threads_again(CaptureContext& context, KnownThreads& known) {
   SyscallBatch batch;
@@ -326,35 +323,41 @@ void look_at_threads_again(CaptureContext& context, KnownThreads& known) {
   for (Tracee& tracee : context.task.threads()) {
     const auto found = known.find(tracee.tid());
     if (found == known.end()) continue;
-    const Answer answer = ask_again(context, batch, query, tracee, &found->second);
+    const auto answer = read_answer(query, context.task.run_on(tracee, batch), tracee);
     // Otherwise it is asked once more in the end, and the migration does not go on.
-    if (answer.difference.empty() && answer.identity == found->second.identity) {
+    if (difference_to(answer, &found->second).empty() &&
+        answer.identity == found->second.identity) {
       found->second.watch.end_look();
     }
   }
 }
 
 void confirm_threads(CaptureContext& context, const KnownThreads& known,
-                     const std::set<pid_t>& moved) {
+                     const std::set<pid_t>& moved, const ThreadAnswer& leader) {
   SyscallBatch batch;
   const ThreadQuery query(batch);
-  std::string expected;  // of the leader, which comes first and is always asked
+  const pid_t leader_tid = context.task.leader().tid();
   for (Tracee& tracee : context.task.threads()) {
     if (tracee.gone()) continue;
     const auto found = known.find(tracee.tid());
     const KnownThread* before = found != known.end() ? &found->second : nullptr;
-    Answer answer;
-    if (before == nullptr || expected.empty() || moved.contains(tracee.tid()) ||
-        before->watch.may_have_changed()) {
-      answer = ask_again(context, batch, query, tracee, before);
+    std::string difference;
+    std::string identity;
+    if (tracee.tid() == leader_tid) {
+      identity = leader.identity;
+      difference = difference_to(leader, before);
+    } else if (before == nullptr || moved.contains(tracee.tid()) ||
+               before->watch.may_have_changed()) {
+      const auto answer = read_answer(query, context.task.run_on(tracee, batch), tracee);
+      identity = answer.identity;
+      difference = difference_to(answer, before);
     } else {
-      answer.identity = before->identity;
+      identity = before->identity;
     }
-    if (expected.empty()) expected = answer.identity;
-    if (answer.identity != expected) answer.difference = "set of credentials";
-    if (answer.difference.empty()) continue;
+    if (identity != leader.identity) difference = "set of credentials";
+    if (difference.empty()) continue;
     throw Error(fmt::format("thread {} got another {} in the last instant before the switch",
-                            tracee.tid(), answer.difference),
+                            tracee.tid(), difference),
                 EAGAIN, "nothing is lost: begin the migration again");
   }
 }
