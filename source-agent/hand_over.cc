@@ -107,9 +107,15 @@ void get_ready(Migration& migration) {
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
   migration.capture->observe_calls();
-  migration.capture->follow_threads(*migration.task, 0);
   migration.network->drain_listeners();
   migration.calm->keep_calm();
+}
+
+// And what was written meanwhile: a few pages, with almost nothing between it and the stop.
+void run_last_round(Migration& migration) {
+  add_round(migration.report, run_round(migration));
+  publish_areas(migration);
+  migration.capture->follow_threads(*migration.task, 0);
 }
 
 void order_last_pages(Migration& migration) {
@@ -255,8 +261,9 @@ void hand_over(Migration& migration) {
   get_ready(migration);
   throw_if_cancelled();
   migration.progress.quiet();
-  const Precedence precedence;
   const Precedence for_pages(migration.pages->pid());
+  run_last_round(migration);
+  const Precedence precedence;
   migration.task->seize();
   PhaseClock clock(migration.report);
   const std::int64_t began_ns = stop_for_good(migration, clock);
