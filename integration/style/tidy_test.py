@@ -31,7 +31,7 @@ LAYERS = {
 }
 # Tests of restore look at what they restored with the capture of the same kind.
 LAYER_EXCEPTIONS = [
-    (re.compile(r"dest-agent/.*_test\.cc"), "source-agent/capture/"),
+    (re.compile(r"dest-agent/.*_(test\.cc|fixture\.h)"), "source-agent/capture/"),
     (re.compile(r"common/.*_test\.cc"), "common/"),
 ]
 
@@ -59,6 +59,7 @@ NOT_IDS = {
     "write-protect": "a tracker", "soft-dirty": "a tracker", "page-server": "a program",
     "dest-agent": "a program", "godwit-init": "a program", "godwit-pages": "a user",
     "godwit-source": "a role", "eventfd-count": "a line of fdinfo",
+    "eventfd-id": "a line of fdinfo",
     "eventfd-semaphore": "a line of fdinfo",
 }
 
