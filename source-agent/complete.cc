@@ -19,7 +19,8 @@ constexpr std::int64_t kFinishTimeoutNs = 30'000'000'000;
 // Its threads are ours to reap, and packets come in meanwhile.
 bool await_end(Migration& migration, int process) {
   constexpr int kTurnMs = 5;
-  constexpr int kTurnsAlone = 10;
+  // Giving back much memory takes its time, in which others must come to run.
+  constexpr int kTurnsAlone = kEndTimeoutMs / kTurnMs * 4 / 5;
   std::optional<Precedence> precedence;
   for (int turn = 0; turn < kEndTimeoutMs / kTurnMs; ++turn) {
     // To end, its threads need a processor: on a busy host those that are always last wait long.
