@@ -4,6 +4,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/kernel/file_identity.h"
 #include "source-agent/migration.h"
 
 namespace godwit {
@@ -36,17 +37,19 @@ void end_badly(Migration& migration, const Error& error) {
 
 // A file that was described and has been removed or replaced since, as programs do with their
 // temporary ones: the destination could not have it. Empty: none.
-std::string find_passed_file(const Migration& migration) {
+std::string find_passed_file(const Migration& migration) try {
   proto::FdTable described;
   if (!described.ParseFromString(migration.described_fd_table)) return {};
   for (const proto::OpenFile& file : described.files()) {
     if (!file.has_regular_file()) continue;
     const proto::RegularFile& regular = file.regular_file();
     struct stat now {};
-    const std::string path = fmt::format("/proc/{}/root{}", migration.options.pid, regular.path());
+    const std::string path = reachable_path(migration.options.pid, regular.path());
     if (::lstat(path.c_str(), &now) != 0 || now.st_ino != regular.inode()) return regular.path();
   }
   return {};
+} catch (const Error&) {
+  return {};  // the process has ended, which no other try changes
 }
 
 // What failed was a moment's matter: an Error of the code EAGAIN, or a file that is no more.

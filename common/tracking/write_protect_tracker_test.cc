@@ -230,7 +230,8 @@ TEST_P(WriteProtectTrackerTest, GuardPagesAreNotData) {
   scan({{memory, AreaKind::kAnonymous, true}});
   try {
     child_.guard(pages(8, 4));
-  } catch (const Error&) {
+  } catch (const Error& error) {
+    ASSERT_EQ(error.code(), EINVAL) << error.what();
     GTEST_SKIP() << "this kernel has no guard pages";
   }
   child_.fill(pages(20, 1), 2);

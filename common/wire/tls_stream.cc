@@ -124,10 +124,9 @@ Context make_context(const TlsMaterial& material) {
   return context;
 }
 
-// --- Bytes to and from the socket
-// ------------------------------------------------------------------ Like BIO_s_socket, but a
-// closed peer never raises SIGPIPE, and the kernel hears that more follows, so that records travel
-// together though none is copied to wait for others.
+// --- Bytes to and from the socket ----------------------------------------------------------------
+// Like BIO_s_socket, but a closed peer never raises SIGPIPE, and the kernel hears that more
+// follows, so that records travel together though none is copied to wait for others.
 //
 // OpenSSL's own read-ahead moves all that it has read to the front of its buffer for each record
 // (SSL_CTX_set_read_ahead), which for bulk data is several copies of everything. Here the record

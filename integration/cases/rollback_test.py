@@ -212,6 +212,20 @@ class Instants(RollbackCase):
         self.assert_passes(self.moved)
         self.assert_nothing_left()
 
+    def test_file_that_is_moved_meanwhile(self):
+        """A file is no more where it was described: that try fails, and the next one moves it."""
+        migration, first = self.begin_stopping("destination", "building")
+        self.moved.log.rename(self.moved.log.with_suffix(".away"))
+        send_signal(first, 18)
+
+        def stopped():
+            return next((pid for pid in self.below(self.b.agent.pid, "dest-agent")
+                         if pid != first and programs.process_state(pid) == "T"), None)
+        send_signal(wait_until("another try", stopped), 18)
+        run = migration.wait(60)
+        self.assertTrue(any("begins again" in line for line in migration.lines), migration.lines)
+        self.assert_moved_on(run)
+
     def test_session_dies_before_release(self):
         """Commit has come and nothing was done about it: the source has to ask, and runs on."""
         migration, session = self.begin_stopping("destination", "before-release")

@@ -58,6 +58,7 @@ class WorkloadsTest(MoveCase):
         try:
             workload = self.workload("mappings", "guard-regions")
         except RuntimeError as error:
+            self.assertIn("MADV_GUARD_INSTALL: Invalid argument", str(error))
             self.skipTest(f"this kernel has none: {error}")
         run = workload.move(self.b, "--verify")
         if run.code == 2:

@@ -1,6 +1,7 @@
 // Preloaded into an agent (LD_PRELOAD): it stops itself at an instant that a test could not hit
 // from outside, and the test does what it wants to it there. STOP_AT says where:
 //
+//   building                        dest-agent, with a description that it has done nothing about
 //   before-release, after-release   dest-agent, around the write that thaws the restored process
 //   after-freeze                    migrate, once the source is asked to freeze, before Commit
 //   before-commit                   migrate, with the sockets closed off, before it sends anything
@@ -43,6 +44,22 @@ Kind kind_of(int fd, const void* data, size_t size) {
   return !restored && digit == '1' ? Kind::kFreeze : Kind::kOther;
 }
 
+// A destination writes its first one when it begins to build.
+bool is_journal(int fd) {
+  char path[512];
+  const ssize_t length =
+      readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path, sizeof(path));
+  return length > 0 &&
+         std::string_view(path, static_cast<size_t>(length)).find("-destination.json") !=
+             std::string_view::npos;
+}
+
+void stop_once() {
+  static bool stopped = false;
+  if (!stopped) raise(SIGSTOP);
+  stopped = true;
+}
+
 }  // namespace
 
 // The first that is sent after the freeze, when no packet was held, is Commit.
@@ -57,6 +74,7 @@ extern "C" ssize_t send(int fd, const void* data, size_t size, int flags) {
 extern "C" ssize_t write(int fd, const void* data, size_t size) {
   static const Write next = reinterpret_cast<Write>(dlsym(RTLD_NEXT, "write"));
   const std::string_view wanted = stop_at();
+  if (wanted == "building" && is_journal(fd)) stop_once();
   const Kind kind = wanted.empty() ? Kind::kOther : kind_of(fd, data, size);
   if (kind == Kind::kThaw && wanted == "before-release") raise(SIGSTOP);
   const ssize_t written = next(fd, data, size);
