@@ -150,6 +150,19 @@ void Incoming::start_pages(UniqueFd connection) {
   order.mutable_start_dest()->set_page_token(page_token_);
   const int descriptors[] = {connection.get()};
   pages_->link().send(order, descriptors);
+  if (fault_connection_.valid()) start_faults(std::move(fault_connection_));
+}
+
+void Incoming::start_faults(UniqueFd connection) {
+  if (!pages_) {
+    fault_connection_ = std::move(connection);
+    return;
+  }
+  proto::PageOrder order;
+  *order.mutable_start_faults()->mutable_tls() = to_tls_material(keys_);
+  order.mutable_start_faults()->set_page_token(page_token_);
+  const int descriptors[] = {connection.get()};
+  pages_->link().send(order, descriptors);
 }
 
 void Incoming::describe(proto::Snapshot& snapshot) {
@@ -216,6 +229,11 @@ void Incoming::on_page_report() {
 }
 
 void Incoming::handle_page_report(const proto::PageReport& report) {
+  if (report.has_missing_pages()) {
+    if (report.missing_pages().missing_pages() == 0) end_lazily();
+    control_.send_body(report.missing_pages());
+    return;
+  }
   if (!report.has_round_received()) return;
   round_received_ = report.round_received().round();
   proto::RoundPlaced placed;
@@ -231,8 +249,31 @@ void Incoming::await_round(std::uint32_t round) {
     const proto::PageReport report = in_context([&] { return pages_->link().receive(deadline_ns); },
                                                 "page server of the destination");
     // Prepared answers for the last round.
-    if (report.has_round_received()) round_received_ = report.round_received().round();
+    if (!report.has_round_received()) continue;
+    round_received_ = report.round_received().round();
+    last_round_ = report.round_received();
   }
+}
+
+// From here on whoever touches a page that is not here waits for it, what is done to the skeleton
+// included.
+void Incoming::begin_lazily() {
+  std::vector<PageRange> stale;
+  for (const proto::PageSpan& span : last_round_.stale())
+    stale.push_back({span.start(), span.end()});
+  MappingsRestorer& mappings = skeleton_->mappings();
+  mappings.begin_lazily(stale);
+  proto::PageOrder order;
+  order.mutable_serve_space()->set_space(0);
+  const int descriptors[] = {mappings.lazy_userfaultfd()};
+  pages_->link().send(order, descriptors);
+  mark_phase("dest_lazy");
+}
+
+// With the last descriptor gone, memory that is touched for the first time is the kernel's again.
+void Incoming::end_lazily() {
+  lazy_ = false;
+  skeleton_->mappings().end_lazily();
 }
 
 void Incoming::mark_phase(const char* name) {
@@ -255,7 +296,12 @@ void Incoming::brace(proto::Brace& brace) {
   }
   if (!record_.addresses.empty()) write_journal(State::kBuilding);
   network_.brace(brace);
-  skeleton_->mappings().release();
+  lazy_ = brace.lazy();
+  if (lazy_) {
+    skeleton_->mappings().prepare_lazily();
+  } else {
+    skeleton_->mappings().release();
+  }
   keep_heap_steady();  // what was touched before is used up, or shared by a fork
   precedence_.emplace();
   if (pages_) precedence_for_pages_.emplace(pages_->pid());
@@ -284,6 +330,7 @@ void Incoming::cut_over(proto::Final& final) {
   skeleton_->cut_over(process, [this](const char* phase) { mark_phase(phase); });
   await_round(final.round());
   mark_phase("dest_last_pages");
+  if (lazy_) begin_lazily();
   skeleton_->complete();
   mark_phase("dest_complete");
   if (hello_.verify()) verify(*process);

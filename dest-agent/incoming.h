@@ -35,6 +35,8 @@ class Incoming {
 
   void preflight(const proto::PreflightRequest& request);
   void start_pages(UniqueFd connection);
+  // For post-copy: the connection that page faults are asked for over.
+  void start_faults(UniqueFd connection);
   // Builds the skeleton, or reconciles it. Takes the description out of the message.
   void describe(proto::Snapshot& snapshot);
   void on_page_report();
@@ -50,6 +52,8 @@ class Incoming {
   void finish_alone();
 
   bool committed() const { return committed_; }
+  // It runs here and pages of it are still at the source.
+  bool misses_pages() const { return committed_ && lazy_; }
   // The source may hang up without that being a failure.
   bool ended_by_peer() const { return check_only_; }
   // -1 while there is no page server.
@@ -59,6 +63,8 @@ class Incoming {
   void build(std::shared_ptr<proto::Process> wanted);
   void publish_areas(std::uint64_t generation);
   void await_round(std::uint32_t round);
+  void begin_lazily();
+  void end_lazily();
   void handle_page_report(const proto::PageReport& report);
   void verify(const proto::Process& expected);
   void apply(const proto::Corrections& corrections);
@@ -93,6 +99,9 @@ class Incoming {
   std::map<std::uint32_t, proto::TcpSocket> streams_;  // by file, until Final comes
   proto::Corrections early_corrections_;               // came before Commit
   std::uint32_t round_received_ = 0;
+  UniqueFd fault_connection_;  // until there is a page server
+  bool lazy_ = false;          // from Brace until every page is here
+  proto::RoundReceived last_round_;
   std::int64_t phase_began_ns_ = 0;
   std::vector<proto::Phase> phases_;
   std::vector<std::string> differences_;

@@ -175,11 +175,13 @@ bool Listener::route(Pending& pending, short events) {
 // One that is still to be known takes none, nor does anyone a second: the link must not fill up.
 void Listener::pass_pages(const Preface& preface, UniqueFd socket) {
   for (auto& [pid, session] : sessions_) {
-    if (session.migration_id != preface.migration_id || session.has_pages) continue;
+    if (session.migration_id != preface.migration_id) continue;
+    const char kind = static_cast<char>(preface.kind);
+    if (session.passed.find(kind) != std::string::npos) continue;
     if (!is_peer_known(session.link, session.peer_known)) continue;
-    session.has_pages = true;
+    session.passed.push_back(kind);
     try {
-      send_fd(session.link.get(), socket.get());
+      send_fd(session.link.get(), socket.get(), kind);
     } catch (const Error& error) {
       log_warning("migration={} page connection lost: {}", preface.migration_id, error.what());
     }

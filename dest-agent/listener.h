@@ -40,10 +40,10 @@ class Listener {
   };
   struct Session {
     std::string migration_id;
-    UniqueFd link;  // one page connection goes over it, and kPeerKnown comes back
+    UniqueFd link;  // page connections go over it, one of a kind, and kPeerKnown comes back
     std::int64_t began_ns = 0;
     bool peer_known = false;
-    bool has_pages = false;
+    std::string passed;   // kinds of connections that it has
     bool ending = false;  // killed to make room
   };
 

@@ -12,7 +12,7 @@
 #include "dest-agent/kernel_probe.h"
 #include "dest-agent/restore/credentials.h"
 #include "dest-agent/restore/filesystem_context.h"
-#include "dest-agent/restore/mappings.h"
+#include "dest-agent/restore/mapped_files.h"
 #include "dest-agent/restore/rlimits.h"
 
 namespace godwit {

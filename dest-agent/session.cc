@@ -15,6 +15,7 @@
 #include "common/wire/channel.h"
 #include "common/wire/key_folder.h"
 #include "common/wire/lost_peer.h"
+#include "common/wire/preface.h"
 #include "common/wire/prompt_messages.h"
 #include "dest-agent/incoming.h"
 #include "dest-agent/recovery.h"
@@ -93,12 +94,23 @@ class Events {
   int page_connections_;
 };
 
+void take_page_connection(Incoming& incoming, int page_connections) {
+  char kind = 0;
+  UniqueFd connection = receive_fd(page_connections, &kind);
+  if (!connection.valid()) return;
+  if (kind == static_cast<char>(ConnectionKind::kFaults)) {
+    incoming.start_faults(std::move(connection));
+  } else {
+    incoming.start_pages(std::move(connection));
+  }
+}
+
 // The page connection was made before the description was sent, but comes by way of the daemon.
 void await_pages(Incoming& incoming, int page_connections) {
   constexpr int kPagesTimeoutMs = 5000;
   pollfd wait{page_connections, POLLIN, 0};
   if (incoming.page_link_fd() >= 0 || ::poll(&wait, 1, kPagesTimeoutMs) != 1) return;
-  incoming.start_pages(receive_fd(page_connections));
+  take_page_connection(incoming, page_connections);
 }
 
 // Answers one message; false when the conversation is over.
@@ -153,7 +165,7 @@ void converse(Incoming& incoming, Channel& control, int page_connections) {
   for (;;) {
     const Events::Ready ready = events.wait(incoming);
     if (ready.pages) take_page_report(incoming, control);
-    if (ready.page_connection) incoming.start_pages(receive_fd(events.page_connections()));
+    if (ready.page_connection) take_page_connection(incoming, events.page_connections());
     if (!ready.control) continue;
     std::optional<proto::Envelope> message = control.try_receive();
     if (!message) {

@@ -16,6 +16,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "page-server/fault_service.h"
 #include "page-server/frame_queue.h"
 #include "page-server/page_placer.h"
 #include "page-server/page_server.h"
@@ -31,7 +32,7 @@ struct Received {
 
 class DestServer {
  public:
-  explicit DestServer(PageServiceLink& link) : link_(link) {}
+  explicit DestServer(PageServiceLink& link) : link_(link), faults_(link) {}
 
   // False: time to quit.
   bool carry_out(PageServiceLink::Order& order);
@@ -40,22 +41,52 @@ class DestServer {
   void start(PageServiceLink::Order& order);
   void add_space(PageServiceLink::Order& order);
   void set_areas(const proto::SetAreas& order);
+  void start_faults(PageServiceLink::Order& order);
+  void serve_space(PageServiceLink::Order& order);
   void receive_frames();
   void place_frames();
   void receive_and_place();
   bool receive(PageFrame& frame);
   void place(PageFrame& frame);
   void report_round(const PageFrame& frame);
+  void note_missing(const PageFrame& frame);
 
   PageServiceLink& link_;
   std::optional<TlsStream> stream_;  // the receiver's, once it runs
   std::optional<FrameQueue> queue_;  // between receiver and placer, if they are two
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<std::uint32_t, PagePlacer> spaces_;  // guarded by mutex_
-  std::map<std::uint32_t, Received> received_;  // of the round that runs; the placer's
+  std::map<std::uint32_t, PagePlacer> spaces_;   // guarded by mutex_
+  std::map<std::uint32_t, Received> received_;   // of the round that runs; the placer's
+  std::map<std::uint32_t, PageBitmap> missing_;  // of a lazy round; guarded by mutex_
+  FaultService faults_;
   bool started_ = false;
 };
+
+// What the process must not find, since it was written after it had been sent.
+void add_missing(const PageBitmap& missing, PagePlacer& placer, proto::RoundReceived& round) {
+  round.set_missing_pages(missing.count());
+  for (const PageRange& range : placer.take_out(missing)) {
+    proto::PageSpan& span = *round.add_stale();
+    span.set_start(range.start);
+    span.set_end(range.end);
+  }
+}
+
+// Of somebody who has the token: the page connections of a migration come by way of a daemon that
+// does not open them.
+TlsStream accept_stream(PageServiceLink::Order& order, const TlsMaterial& tls,
+                        const std::string& token) {
+  if (token.size() != kPageTokenBytes) fail("the page token has the wrong length");
+  const std::int64_t deadline_ns = monotonic_ns() + kHandshakeNs;
+  TlsStream stream = TlsStream::accept(take_fd(order, 0, "page connection"), tls, deadline_ns);
+  std::array<std::byte, kPageTokenBytes> shown{};
+  stream.read(shown, deadline_ns);
+  if (CRYPTO_memcmp(shown.data(), token.data(), shown.size()) != 0) {
+    fail("the page connection belongs to another migration: its token is a different one");
+  }
+  return stream;
+}
 
 bool DestServer::carry_out(PageServiceLink::Order& order) {
   switch (order.order.order_case()) {
@@ -68,6 +99,12 @@ bool DestServer::carry_out(PageServiceLink::Order& order) {
     case proto::PageOrder::kSetAreas:
       set_areas(order.order.set_areas());
       return true;
+    case proto::PageOrder::kStartFaults:
+      start_faults(order);
+      return true;
+    case proto::PageOrder::kServeSpace:
+      serve_space(order);
+      return true;
     case proto::PageOrder::kQuit:
       return false;
     default:
@@ -79,14 +116,7 @@ void DestServer::start(PageServiceLink::Order& order) {
   const proto::StartDest& start = order.order.start_dest();
   if (started_) fail("started twice");
   started_ = true;
-  if (start.page_token().size() != kPageTokenBytes) fail("the page token has the wrong length");
-  const std::int64_t deadline_ns = monotonic_ns() + kHandshakeNs;
-  stream_ = TlsStream::accept(take_fd(order, 0, "page connection"), start.tls(), deadline_ns);
-  std::array<std::byte, kPageTokenBytes> token{};
-  stream_->read(token, deadline_ns);
-  if (CRYPTO_memcmp(token.data(), start.page_token().data(), token.size()) != 0) {
-    fail("the page connection belongs to another migration: its token is a different one");
-  }
+  stream_ = accept_stream(order, start.tls(), start.page_token());
   // They run until the process ends: see serve_destination().
   if (works_on_two_threads(start.threads())) {
     queue_.emplace(kQueuedFrames);
@@ -119,6 +149,21 @@ void DestServer::set_areas(const proto::SetAreas& order) {
   changed_.notify_all();
 }
 
+void DestServer::start_faults(PageServiceLink::Order& order) {
+  const proto::StartFaults& start = order.order.start_faults();
+  faults_.connect(accept_stream(order, start.tls(), start.page_token()));
+}
+
+void DestServer::serve_space(PageServiceLink::Order& order) {
+  const std::uint32_t space = order.order.serve_space().space();
+  PageBitmap missing;
+  {
+    const std::lock_guard lock(mutex_);
+    missing = std::move(missing_[space]);
+  }
+  faults_.serve(space, take_fd(order, 0, "userfaultfd"), std::move(missing));
+}
+
 void DestServer::receive_frames() try {
   while (true) {
     std::unique_ptr<PageFrame> frame = queue_->take_free();
@@ -144,14 +189,19 @@ bool DestServer::receive(PageFrame& frame) try {
 
 void DestServer::place(PageFrame& frame) try {
   frame.verify();
-  {
+  const bool pages = frame.type() == PageFrame::Type::kPages;
+  const bool lazy = pages && faults_.serves(frame.space());
+  if (lazy) {
+    faults_.place(frame);
+  } else {
     std::unique_lock lock(mutex_);
     auto found = spaces_.end();
     changed_.wait(lock, [&] {
       found = spaces_.find(frame.space());
       return found != spaces_.end() && found->second.generation() >= frame.generation();
     });
-    found->second.place(frame);
+    if (frame.type() == PageFrame::Type::kMissing) note_missing(frame);
+    if (pages) found->second.place(frame);
   }
   Received& received = received_[frame.space()];
   received.bytes += frame.wire_bytes();
@@ -172,7 +222,17 @@ void DestServer::report_round(const PageFrame& frame) {
   round.set_pages(received.pages);
   round.set_zero_pages(received.zero_pages);
   round.set_bytes(received.bytes);
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto missing = missing_.find(frame.space()); missing != missing_.end()) {
+      add_missing(missing->second, spaces_.at(frame.space()), round);
+    }
+  }
   link_.send(report);
+}
+
+void DestServer::note_missing(const PageFrame& frame) {
+  frame.for_each_run([&](const PageFrame::Run& run) { missing_[frame.space()].set(run.range); });
 }
 
 void DestServer::place_frames() try {

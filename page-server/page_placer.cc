@@ -44,6 +44,15 @@ void PagePlacer::place(const PageFrame& frame) {
   frame.for_each_run([&](const PageFrame::Run& run) { place_run(run, frame.generation()); });
 }
 
+std::vector<PageRange> PagePlacer::take_out(const PageBitmap& pages) {
+  std::vector<PageRange> placed;
+  pages.for_each_run([&](const PageRange& run) {
+    filled_.for_each_run(run, [&](const PageRange& there) { placed.push_back(there); });
+  });
+  for (const PageRange& range : placed) filled_.clear(range);
+  return placed;
+}
+
 bool PagePlacer::is_outdated(const PageRange& range, std::uint64_t generation) const {
   return std::any_of(renewals_.begin(), renewals_.end(), [&](const Renewal& renewal) {
     return renewal.generation > generation && renewal.range.overlaps(range);

@@ -118,6 +118,10 @@ void PageReader::take(Address start, std::span<std::byte> data, AreaKind kind) {
 
 void PageReader::add_zero(const PageRange& range) {
   statistics_.zero_pages += range.pages();
+  if (tells_zeros_) {
+    frame().add_zero(range.start, range.pages());
+    return;
+  }
   // A page that was never sent is missing at the destination, and a missing page is a zero page.
   PageBitmap told;
   sent_.for_each_run(range, [&](const PageRange& run) { told.set(run); });

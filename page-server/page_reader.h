@@ -29,6 +29,8 @@ class PageReader {
   // final round. Throws Error with code ESRCH when the address space is gone.
   void add_data(PageRange range, AreaKind kind);
   void add_zero(const PageRange& range);
+  // The destination waits for every page: one that is all zeros is told as well.
+  void tell_zeros() { tells_zeros_ = true; }
   // Sends what is pending and the frame that ends the round.
   void finish();
 
@@ -48,6 +50,7 @@ class PageReader {
   std::uint32_t round_;
   std::uint64_t generation_;
   bool final_;
+  bool tells_zeros_ = false;
   std::unique_ptr<PageFrame> frame_;
   RoundStatistics statistics_;
 };

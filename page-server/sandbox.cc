@@ -46,6 +46,7 @@ constexpr std::initializer_list<int> kAllowed{
     SCMP_SYS(setsockopt),
     SCMP_SYS(poll),
     SCMP_SYS(ppoll),
+    SCMP_SYS(eventfd2),
     SCMP_SYS(close),
     SCMP_SYS(fcntl),
     SCMP_SYS(fstat),

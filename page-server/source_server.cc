@@ -24,7 +24,10 @@
 #include "common/tracking/tracker_probe.h"
 #include "common/tracking/write_protect_tracker.h"
 #include "page-server/areas.h"
+#include "page-server/fault_answers.h"
 #include "page-server/frame_queue.h"
+#include "page-server/lazy_round.h"
+#include "page-server/missing_pages.h"
 #include "page-server/page_reader.h"
 #include "page-server/page_server.h"
 #include "page-server/rate_limit.h"
@@ -73,6 +76,7 @@ class SourceServer {
   SourceServer(const SourceServer&) = delete;
   SourceServer& operator=(const SourceServer&) = delete;
   ~SourceServer() {
+    if (background_stream_.joinable()) background_stream_.join();
     if (queue_) queue_->close();
     if (writer_.joinable()) writer_.join();
     if (stream_) stream_->close();
@@ -92,6 +96,11 @@ class SourceServer {
   void report_scan(const proto::SendRound& order, const ScanFindings& findings,
                    std::int64_t scan_ns);
   Space& space(std::uint32_t number);
+  void start_faults(PageServiceLink::Order& order);
+  void send_missing(const proto::SendMissing& order);
+  void report_sent(std::uint32_t round, const RoundStatistics& statistics,
+                   std::uint64_t missing_pages, std::int64_t began_ns);
+  FrameSink& sink() { return queue_ ? static_cast<FrameSink&>(*queue_) : *direct_; }
   void write_frames();
   void send(const PageFrame& frame);
 
@@ -105,6 +114,8 @@ class SourceServer {
   std::map<std::uint32_t, Space> spaces_;
   std::atomic<bool> background_{false};  // of this round, for the writer
   std::thread writer_;
+  MissingPages missing_;           // after a lazy round
+  std::thread background_stream_;  // once they travel
 };
 
 bool SourceServer::carry_out(PageServiceLink::Order& order) {
@@ -120,6 +131,13 @@ bool SourceServer::carry_out(PageServiceLink::Order& order) {
       return true;
     case proto::PageOrder::kSendRound:
       send_round(order.order.send_round());
+      return true;
+    case proto::PageOrder::kStartFaults:
+      start_faults(order);
+      return true;
+    case proto::PageOrder::kSendMissing:
+      background_stream_ =
+          std::thread([this, wanted = order.order.send_missing()] { send_missing(wanted); });
       return true;
     case proto::PageOrder::kQuit:
       return false;
@@ -251,25 +269,85 @@ void SourceServer::send_round(const proto::SendRound& order) {
   background_ = !order.final();
   take_short_turns(background_);
   const std::int64_t start_ns = monotonic_ns();
-  const ScanFindings findings = scan(space, order);
+  ScanFindings findings = scan(space, order);
   const std::int64_t scan_ns = monotonic_ns() - start_ns;
   if (!order.final()) report_scan(order, findings, scan_ns);
-  FrameSink& sink = queue_ ? static_cast<FrameSink&>(*queue_) : *direct_;
-  PageReader reader(space.memory.get(), sink, space.sent, order.space(), order.round(),
+  std::uint64_t missing_pages = 0;
+  if (order.lazy()) {
+    const PageBitmap missing = leave_for_later(order, space.areas, findings.data);
+    missing_pages = missing.count();
+    missing_.add(order.space(), missing);
+    name_missing(order, missing, sink());
+  }
+  PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
   RoundProgress progress(link_, order.round(), order.final());
   read(space, findings, reader, progress);
   reader.finish();
   if (queue_) queue_->wait_drained();
+  report_sent(order.round(), reader.statistics(), missing_pages, start_ns);
+  if (order.final()) report_scan(order, findings, scan_ns);
+}
+
+void SourceServer::report_sent(std::uint32_t round, const RoundStatistics& statistics,
+                               std::uint64_t missing_pages, std::int64_t began_ns) {
   proto::PageReport report;
   proto::RoundSent& sent = *report.mutable_round_sent();
-  sent.set_round(order.round());
-  sent.set_pages(reader.statistics().pages);
-  sent.set_zero_pages(reader.statistics().zero_pages);
-  sent.set_bytes(reader.statistics().bytes);
-  sent.set_ns(monotonic_ns() - start_ns);
+  sent.set_round(round);
+  sent.set_pages(statistics.pages);
+  sent.set_zero_pages(statistics.zero_pages);
+  sent.set_bytes(statistics.bytes);
+  sent.set_missing_pages(missing_pages);
+  sent.set_ns(monotonic_ns() - began_ns);
   link_.send(report);
-  if (order.final()) report_scan(order, findings, scan_ns);
+}
+
+// The thread serves until the destination hangs up, or this program ends.
+void SourceServer::start_faults(PageServiceLink::Order& order) {
+  const proto::StartFaults& start = order.order.start_faults();
+  TlsStream stream = TlsStream::connect(take_fd(order, 0, "fault connection"), start.tls(),
+                                        monotonic_ns() + kHandshakeNs);
+  stream.write(std::as_bytes(std::span(start.page_token())), monotonic_ns() + kHandshakeNs);
+  auto answers = std::make_shared<FaultAnswers>(
+      std::move(stream), missing_,
+      [this](std::uint32_t number) { return space(number).memory.get(); });
+  std::thread([this, answers] {
+    try {
+      take_short_turns(false);
+      answers->run();
+    } catch (const Error& error) {
+      die(link_, error.in("answering page faults").what());
+    } catch (const std::exception& error) {
+      die(link_, error.what());
+    }
+  }).detach();
+}
+
+// The task stands still for good, so that nothing is scanned again and nothing goes wrong with it.
+void SourceServer::send_missing(const proto::SendMissing& order) try {
+  constexpr std::uint64_t kStepPages = PageFrame::kDataPagesMax;
+  background_ = true;
+  take_short_turns(true);
+  const std::int64_t start_ns = monotonic_ns();
+  RoundStatistics sum;
+  for (auto& [number, space] : spaces_) {
+    PageReader reader(space.memory.get(), sink(), space.sent, number, order.round(),
+                      space.generation, true);
+    reader.tell_zeros();
+    while (const auto range = missing_.take_next(number, kStepPages)) {
+      reader.add_data(*range, AreaKind::kAnonymous);
+    }
+    reader.finish();
+    sum.pages += reader.statistics().pages;
+    sum.zero_pages += reader.statistics().zero_pages;
+    sum.bytes += reader.statistics().bytes;
+  }
+  if (queue_) queue_->wait_drained();
+  report_sent(order.round(), sum, 0, start_ns);
+} catch (const Error& error) {
+  die(link_, error.in("sending missing pages").what());
+} catch (const std::exception& error) {
+  die(link_, error.what());
 }
 
 void SourceServer::send(const PageFrame& frame) try {

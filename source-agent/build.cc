@@ -33,6 +33,17 @@ void start_page_server(Migration& migration) {
   migration.pages->link().send(space, descriptors);
 }
 
+// Page faults must not wait behind other pages.
+void start_fault_connection(Migration& migration) {
+  const UniqueFd connection =
+      connect_pages(migration.options.to, migration.id, ConnectionKind::kFaults);
+  proto::PageOrder order;
+  proto::StartFaults& start = *order.mutable_start_faults();
+  *start.mutable_tls() = to_tls_material(migration.keys);
+  start.set_page_token(migration.page_token);
+  migration.pages->link().send(order, std::vector<int>{connection.get()});
+}
+
 }  // namespace
 
 void build(Migration& migration) {
@@ -57,6 +68,7 @@ void build(Migration& migration) {
   log_info("described pid={} stopped_ms={:.2f}", pid, stopped_ms);
 
   start_page_server(migration);
+  if (migration.options.mode != "pre") start_fault_connection(migration);
   ++migration.generation;
   publish_areas(migration);
   send_description(migration, process);

@@ -108,6 +108,10 @@ void complete(Migration& migration) {
   attempt("addresses", [&] { migration.network->after_commit(*migration.control); });
   attempt("corrections", [&] { send_corrections(migration); });
   attempt("last round", [&] { report_last_round(migration); });
+  if (migration.machine.state() == State::kPostCopy) {
+    migration.progress.enter(migration.machine.state());
+    serve_pages(migration);
+  }
   attempt("the copy here", [&] { end_source_copy(migration); });
   attempt("stragglers", [&] { migration.network->forward_stragglers(*migration.control); });
   attempt("saying so", [&] { say_finish(migration); });

@@ -48,6 +48,11 @@ Prediction Convergence::after_round(const RoundReport& round) {
   if (fits && (out.rest_pages <= kNegligiblePages || last_round || !(shrinks || is_first_resend))) {
     out.decision = PrecopyDecision::kSwitch;
     out.reason = "the rest fits into the wanted downtime";
+  } else if (limits_.may_leave_pages && (last_round || !(shrinks || is_first_resend))) {
+    out.decision = PrecopyDecision::kSwitchLazily;
+    out.reason =
+        fmt::format("another round does not pay: {} pages are dirtied meanwhile, {:.1f} ms to send",
+                    out.rest_pages, to_ms(out.downtime_ns));
   } else if (last_round) {
     out.decision = PrecopyDecision::kGiveUp;
     out.reason =

@@ -80,9 +80,10 @@ Channel connect_control(const HostPort& endpoint, const KeyFolder& keys,
       "destination {}", endpoint.text());
 }
 
-UniqueFd connect_pages(const HostPort& endpoint, const std::string& migration_id) {
+UniqueFd connect_pages(const HostPort& endpoint, const std::string& migration_id,
+                       ConnectionKind kind) {
   UniqueFd socket = connect_to(endpoint, monotonic_ns() + kConnectTimeoutNs);
-  send_preface(socket.get(), {ConnectionKind::kPages, migration_id});
+  send_preface(socket.get(), {kind, migration_id});
   return socket;
 }
 

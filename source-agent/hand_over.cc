@@ -5,6 +5,9 @@
 // everything that can be done after is in complete().
 #include <unistd.h>
 
+#include <cstring>
+
+#include "arch/arch.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/steady_heap.h"
@@ -25,6 +28,7 @@ constexpr std::int64_t kPatienceNs = 800'000'000;
 // Of queues in connections: longer than a scheduler or a network hiccups.
 constexpr std::int64_t kNoProgressNs = 500'000'000;
 constexpr std::int64_t kMomentNs = 100'000'000;
+constexpr useconds_t kCalmTurnUs = 5000;
 
 class PhaseClock {
  public:
@@ -69,9 +73,20 @@ void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
       end_ns = monotonic_ns() + kNoProgressNs;
     }
     if (queued == 0 || monotonic_ns() > end_ns) return;
+    if (migration.lazy) {
+      ::usleep(kCalmTurnUs);
+      continue;
+    }
     add_round(migration.report, run_round(migration));
     publish_areas(migration);
   }
+}
+
+// Where pages stay here anyway, those that are written most stay as well.
+void send_what_was_written(Migration& migration) {
+  if (migration.lazy) return;
+  add_round(migration.report, run_round(migration));
+  publish_areas(migration);
 }
 
 // What is compared in the end has to be whole: then all descriptors are described once more.
@@ -93,6 +108,7 @@ void get_ready(Migration& migration) {
   migration.capture->look_at_threads(*migration.task);
   {
     proto::Brace brace = migration.network->prepare(process.fd_table());
+    brace.set_lazy(migration.lazy);
     note_addresses(migration, brace);
     for (const auto& [tid, known] : migration.capture->known_threads()) {
       *brace.add_threads() = known.thread;
@@ -104,8 +120,7 @@ void get_ready(Migration& migration) {
   expect_stop(migration);
   keep_heap_steady();
   // What was written while all this was made ready need not travel in the blackout.
-  add_round(migration.report, run_round(migration));
-  publish_areas(migration);
+  send_what_was_written(migration);
   migration.capture->observe_calls();
   migration.network->drain_listeners();
   migration.calm->keep_calm();
@@ -113,14 +128,24 @@ void get_ready(Migration& migration) {
 
 // And what was written meanwhile: a few pages, with almost nothing between it and the stop.
 void run_last_round(Migration& migration) {
-  add_round(migration.report, run_round(migration));
-  publish_areas(migration);
+  send_what_was_written(migration);
   migration.capture->follow_threads(*migration.task, 0);
 }
 
 void order_last_pages(Migration& migration) {
-  order_round(migration, true,
-              shared_object_data(migration.options.pid, migration.memory->layout()));
+  proto::PageOrder order =
+      next_round(migration, shared_object_data(migration.options.pid, migration.memory->layout()));
+  proto::SendRound& round = *order.mutable_send_round();
+  round.set_final(true);
+  if (migration.lazy) {
+    round.set_lazy(true);
+    for (const PageRange& range : migration.eager) {
+      proto::PageSpan& span = *round.add_eager();
+      span.set_start(range.start);
+      span.set_end(range.end);
+    }
+  }
+  migration.pages->link().send(order);
 }
 
 // What the destination has is what was described last, unless the process got something since:
@@ -151,8 +176,7 @@ void send_streams(Migration& migration) {
 // Between two tries: what was written since the last round need not travel in the blackout either,
 // and then the process is stopped as soon as it looks good.
 void wait_for_a_moment(Migration& migration) {
-  add_round(migration.report, run_round(migration));
-  publish_areas(migration);
+  send_what_was_written(migration);
   expect_stop(migration);
   migration.capture->follow_threads(*migration.task, 1);
   const std::int64_t end_ns = monotonic_ns() + kMomentNs;
@@ -255,6 +279,30 @@ void await_committed(Migration& migration, PhaseClock& clock) {
   mark_wait(migration, clock, answer.committed().phases(), "commit");
 }
 
+// What every thread touches as soon as it runs, and what the kernel touches for it; and memory that
+// is locked, since it must never be missing. A fault there would cost each of them a round trip.
+std::vector<PageRange> find_eager_pages(const Migration& migration) {
+  constexpr std::uint64_t kStackPages = 3;
+  std::vector<PageRange> pages;
+  const auto add = [&](Address address, std::uint64_t count) {
+    const Address start = address / kPageSize * kPageSize;
+    if (address != 0) pages.push_back({start, start + count * kPageSize});
+  };
+  for (const auto& [tid, known] : migration.capture->known_threads()) {
+    arch::Registers registers;
+    const std::string& raw = known.thread.general_registers();
+    if (raw.size() == sizeof(registers.raw)) std::memcpy(&registers.raw, raw.data(), raw.size());
+    add(registers.stack_pointer(), kStackPages);
+    add(known.thread.rseq().address(), 1);
+    add(known.thread.robust_list(), 1);
+    add(known.thread.clear_child_tid(), 1);
+  }
+  for (const proto::Mapping& area : migration.memory->layout().areas()) {
+    if ((area.flags() & proto::AREA_LOCKED) != 0) pages.push_back({area.start(), area.end()});
+  }
+  return pages;
+}
+
 }  // namespace
 
 void hand_over(Migration& migration) {
@@ -263,6 +311,7 @@ void hand_over(Migration& migration) {
   migration.progress.quiet();
   const Precedence for_pages(migration.pages->pid());
   run_last_round(migration);
+  if (migration.lazy) migration.eager = find_eager_pages(migration);
   const Precedence precedence;
   migration.task->seize();
   PhaseClock clock(migration.report);
@@ -282,7 +331,7 @@ void hand_over(Migration& migration) {
   await_committed(migration, clock);
   migration.report.blackout_ns = clock.last_ns() - began_ns;
   migration.report.frozen_unix_ns = clock_ns(CLOCK_REALTIME) - (monotonic_ns() - began_ns);
-  migration.machine.apply(Event::kCommitConfirmed);
+  migration.machine.apply(migration.lazy ? Event::kReleasedEarly : Event::kCommitConfirmed);
   migration.progress.loud();
   migration.progress.enter(migration.machine.state());
 }

@@ -25,6 +25,7 @@ Migration::Migration(const MigrateOptions& all, Progress& shown)
   report.destination = options.to.text();
   report.pid_source = options.pid;
   report.addresses = options.addresses;
+  report.mode = options.mode;
   record.migration_id = id;
   record.role = "source";
   record.peer = options.to.text();
@@ -60,6 +61,10 @@ std::optional<proto::Envelope> take_envelope(Migration& migration, proto::Envelo
   migration.control->check_not_aborted(envelope);
   if (envelope.has_round_placed()) {
     migration.placed_round = envelope.round_placed().round();
+    return std::nullopt;
+  }
+  if (envelope.has_missing_pages()) {
+    migration.missing = std::move(*envelope.mutable_missing_pages());
     return std::nullopt;
   }
   if (envelope.has_clock_probe()) {
@@ -163,19 +168,22 @@ void begin_generation(Migration& migration) {
   migration.pages->link().send(order);
 }
 
-void order_round(Migration& migration, bool final, const std::vector<PageRange>& existing) {
+proto::PageOrder next_round(Migration& migration, const std::vector<PageRange>& existing) {
   proto::PageOrder order;
   proto::SendRound& round = *order.mutable_send_round();
   round.set_round(++migration.round);
   round.set_space(0);
   round.set_generation(migration.generation);
-  round.set_final(final);
   for (const PageRange& range : existing) {
     proto::PageSpan& span = *round.add_existing();
     span.set_start(range.start);
     span.set_end(range.end);
   }
-  migration.pages->link().send(order);
+  return order;
+}
+
+void order_round(Migration& migration, const std::vector<PageRange>& existing) {
+  migration.pages->link().send(next_round(migration, existing));
 }
 
 }  // namespace godwit

@@ -53,8 +53,11 @@ struct Migration {
   std::optional<SourceNetwork> network;
   std::optional<CalmStreams> calm;  // from shortly before the blackout
 
+  bool lazy = false;             // it runs there before all pages are there
   std::uint64_t generation = 0;  // of the last description sent
   std::uint32_t round = 0;
+  std::vector<PageRange>
+      eager;  // sorted; in post-copy these pages travel in the blackout all the same
   std::string described_fd_table;  // serialized, as last sent
   std::optional<Error> error;      // why it does not go on
   bool peer_aborted = false;       // the destination said so itself
@@ -68,6 +71,7 @@ struct Migration {
   proto::Scanned scanned;
   proto::RoundSent sent;
   std::uint32_t placed_round = 0;
+  std::optional<proto::MissingPages> missing;  // what is still missing there, as last heard
 
   void write_journal();
 };
@@ -81,8 +85,12 @@ void build(Migration& migration);
 void precopy(Migration& migration);
 // The blackout. When it returns the task runs on the destination.
 void hand_over(Migration& migration);
-// Stragglers are forwarded, the source's copy is gone, nothing is left.
+// Stragglers are forwarded, pages that are missing there are served, the source's copy is gone,
+// nothing is left.
 void complete(Migration& migration);
+// Serves missing pages until the destination has all of them. Throws Error when that can't go on:
+// the copy here must stay.
+void serve_pages(Migration& migration);
 
 // From any point before the commit: the task runs on here.
 void roll_back(Migration& migration) noexcept;
@@ -117,8 +125,10 @@ void publish_areas(Migration& migration);
 // The same areas under the next generation, whose pages the destination holds back until it has the
 // description of that generation.
 void begin_generation(Migration& migration);
-// `existing`: see SendRound in page_service.proto.
-void order_round(Migration& migration, bool final, const std::vector<PageRange>& existing);
+// The next round, to be filled in further and ordered with order_round(). `existing`: see SendRound
+// in page_service.proto.
+proto::PageOrder next_round(Migration& migration, const std::vector<PageRange>& existing);
+void order_round(Migration& migration, const std::vector<PageRange>& existing);
 // Clocks as the task sees them, for the destination's time namespace.
 void answer_clock_probe(Migration& migration, const proto::ClockProbe& probe);
 

@@ -108,9 +108,19 @@ void add_addressing(CLI::App& app, MigrateOptions& options) {
       ->capture_default_str();
 }
 
+void add_mode(CLI::App& app, MigrateOptions& options) {
+  app.add_option("--mode", options.mode,
+                 "pre: it runs there when every page is there; post: it runs there at once, and\n"
+                 "pages follow as they are touched; hybrid: pre as long as that pays, then post")
+      ->check(CLI::IsMember({"pre", "post", "hybrid"}))
+      ->type_name("pre|post|hybrid")
+      ->capture_default_str();
+}
+
 void add_migrate(CLI::App& app, MigrateOptions& options) {
   add_target(app, options);
   add_addressing(app, options);
+  add_mode(app, options);
   add_parsed(app, "--max-downtime", "Freeze when the rest is expected to take less than this",
              "TIME",
              [&options](const std::string& text) {
@@ -126,7 +136,8 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
              })
       ->default_str("0");
   add_parsed(
-      app, "--max-rounds", "Rounds of pages after which it gives up if the rest does not fit", "N",
+      app, "--max-rounds",
+      "Rounds of pages after which it switches with pages missing, or gives up (--mode pre)", "N",
       [&options](const std::string& text) {
         options.max_rounds = static_cast<int>(parse_count(text, 1, 1'000'000, "--max-rounds"));
       })

@@ -51,8 +51,7 @@ RoundReport run_round(Migration& migration) {
   migration.progress.begin_round(migration.round + 1);
   const bool stops = migration.memory->kind() == TrackerKind::kSoftDirty;
   if (stops) migration.task->stop();
-  order_round(migration, false,
-              shared_object_data(migration.options.pid, migration.memory->layout()));
+  order_round(migration, shared_object_data(migration.options.pid, migration.memory->layout()));
   if (stops) scan_stopped(migration, deadline_ns);
   while (migration.placed_round < migration.round || migration.sent.round() < migration.round) {
     take_event(migration, deadline_ns);
@@ -76,9 +75,16 @@ RoundReport run_round(Migration& migration) {
 }
 
 void precopy(Migration& migration) {
+  if (migration.options.mode == "post") {
+    migration.lazy = true;
+    log_info("switching with all pages missing: --mode post");
+    enter_next(migration, Event::kConverged);
+    return;
+  }
   ConvergenceLimits limits;
   limits.downtime_ns_max = migration.options.max_downtime_ns;
   limits.rounds_max = migration.options.max_rounds;
+  limits.may_leave_pages = migration.options.mode == "hybrid";
   Convergence convergence(limits);
   for (;;) {
     throw_if_cancelled();
@@ -94,12 +100,15 @@ void precopy(Migration& migration) {
     migration.progress.end_round(round, prediction);
     log_info("round={} rest_pages={} predicted_ms={:.2f} {}", round.round, prediction.rest_pages,
              to_ms(prediction.downtime_ns), prediction.reason);
-    enter_next(migration, prediction.decision == PrecopyDecision::kSwitch ? Event::kConverged
-                                                                          : Event::kRoundPlaced);
-    if (prediction.decision == PrecopyDecision::kSwitch) return;
+    migration.lazy = prediction.decision == PrecopyDecision::kSwitchLazily;
+    const bool switches = migration.lazy || prediction.decision == PrecopyDecision::kSwitch;
+    enter_next(migration, switches ? Event::kConverged : Event::kRoundPlaced);
+    if (switches) return;
     if (prediction.decision == PrecopyDecision::kGiveUp) {
       throw Error(fmt::format("pre-copy does not converge: {}", prediction.reason))
-          .with_hint("raise --max-downtime, raise --max-bandwidth, or migrate when it writes less");
+          .with_hint(
+              "let it run before the rest is there (--mode hybrid), raise --max-downtime or "
+              "--max-bandwidth, or migrate when it writes less");
     }
   }
 }

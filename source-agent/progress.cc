@@ -20,6 +20,7 @@ ConvergenceLimits limits_of(const MigrateOptions& options) {
   ConvergenceLimits limits;
   limits.downtime_ns_max = options.max_downtime_ns;
   limits.rounds_max = options.max_rounds;
+  limits.may_leave_pages = options.mode == "hybrid";
   return limits;
 }
 
@@ -106,6 +107,11 @@ void Progress::sent(std::uint32_t round, std::uint64_t pages, std::uint64_t byte
 void Progress::end_round(const RoundReport& round, const Prediction& prediction) {
   meter_.end_round(round, prediction);
   if (says_rounds_) say(round_line(round) + "\n");
+  draw(false);
+}
+
+void Progress::serve(const PostCopyReport& report) {
+  meter_.serve(report, monotonic_ns());
   draw(false);
 }
 

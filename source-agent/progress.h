@@ -33,6 +33,8 @@ class Progress {
   void scanned(std::uint32_t round, std::uint64_t pages);
   void sent(std::uint32_t round, std::uint64_t pages, std::uint64_t bytes);
   void end_round(const RoundReport& round, const Prediction& prediction);
+  // It runs there, and pages follow.
+  void serve(const PostCopyReport& report);
   // Time has passed: to be called every kTickNs while wants_ticks().
   void tick();
   bool wants_ticks() const { return block_ && !quiet_; }

@@ -38,6 +38,8 @@ struct ProgressFacts {
   std::optional<std::int64_t> pause_ns;  // predicted
   std::int64_t pause_ns_max = 0;         // wanted
   SwitchEstimate switch_in;
+  std::optional<PostCopyReport> post_copy;  // from the switch on, in post-copy
+  std::optional<std::int64_t> complete_in_ns;
 };
 
 struct RoundOutlook {
@@ -62,6 +64,7 @@ class ProgressMeter {
   void scanned(std::uint32_t round, std::uint64_t pages);
   void sent(std::uint32_t round, std::uint64_t pages, std::uint64_t bytes, std::int64_t now_ns);
   void end_round(const RoundReport& round, const Prediction& prediction);
+  void serve(const PostCopyReport& report, std::int64_t now_ns);
 
   ProgressFacts facts(State state, bool switching, std::int64_t now_ns) const;
 
@@ -72,6 +75,7 @@ class ProgressMeter {
   std::int64_t round_began_ns_ = 0;
   std::int64_t last_round_ns_ = 0;  // how long the one before took; 0: there was none
   bool in_round_ = false;
+  std::int64_t serving_since_ns_ = 0;
 };
 
 }  // namespace godwit

@@ -113,6 +113,23 @@ void add_rates(const ProgressFacts& facts, std::vector<Field>& fields) {
   fields.push_back({labelled("switch", estimate_text(facts.switch_in)), 2});
 }
 
+void add_missing_pages(const ProgressFacts& facts, std::vector<Field>& fields) {
+  const PostCopyReport& report = *facts.post_copy;
+  const std::string all = fmt::format("{}", report.pages);
+  fields.push_back({bar(std::min(report.missing_pages, report.pages), report.pages), 7, true});
+  fields.push_back(
+      {{{fmt::format("{:>{}} of {} pages missing", report.missing_pages, all.size(), all)}}, 3});
+  fields.push_back({labelled("faults", fmt::format("{}", report.faults)), 4, true});
+  fields.push_back({labelled("wait", fmt::format("{} (99 % {}, longest {})",
+                                                 duration_text(report.latency_p50_ns),
+                                                 duration_text(report.latency_p99_ns),
+                                                 duration_text(report.latency_max_ns))),
+                    5});
+  const std::string rest =
+      facts.complete_in_ns ? "in about " + duration_text(*facts.complete_in_ns) : "?";
+  fields.push_back({labelled("complete", rest), 2});
+}
+
 }  // namespace
 
 std::size_t width_of(const StyledLine& line) {
@@ -134,6 +151,8 @@ std::string activity_text(const ProgressFacts& facts) {
       return "copying while it runs";
     case State::kFreezing:
       return "making ready for the switch";
+    case State::kPostCopy:
+      return "it runs there, pages follow";
     case State::kInDoubt:
       return "asking whether it has moved";
     case State::kCompleted:
@@ -159,6 +178,7 @@ std::vector<StyledLine> progress_lines(const ProgressFacts& facts, int columns, 
     add_round(facts, fields);
     add_rates(facts, fields);
   }
+  if (facts.post_copy && facts.state == State::kPostCopy) add_missing_pages(facts, fields);
   const auto width = static_cast<std::size_t>(std::max(columns, 1));
   const auto height = std::min(kLinesMax, static_cast<std::size_t>(std::max(rows, 1)));
   for (;;) {

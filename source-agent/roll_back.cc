@@ -116,7 +116,7 @@ void settle_doubt(Migration& migration) noexcept {
           ask_outcome(migration.options.to, migration.keys, migration.id);
       if (outcome.kind() == proto::Outcome::COMMITTED) {
         migration.report.pid_destination = outcome.host_pid();
-        migration.machine.apply(Event::kOutcomeCommitted);
+        migration.machine.apply(migration.lazy ? Event::kReleasedEarly : Event::kOutcomeCommitted);
         return;
       }
       if (outcome.kind() == proto::Outcome::UNKNOWN) {

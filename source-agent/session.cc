@@ -68,6 +68,13 @@ void finish_report(Migration& migration) {
   set_phases(migration.report, migration.machine, now);
 }
 
+// The process runs at the destination. An error leaves its copy here, which has pages that are
+// missing there.
+void finish(Migration& migration) try { complete(migration); } catch (const Error& error) {
+  migration.report.error = describe_error(error);
+  log_error("migration={} {}", migration.id, error.what());
+}
+
 // Nothing: to be tried again.
 std::optional<MigrationReport> try_migration(const MigrateOptions& options, Progress& progress,
                                              bool last) {
@@ -84,7 +91,8 @@ std::optional<MigrationReport> try_migration(const MigrateOptions& options, Prog
   } catch (const std::exception& error) {
     end_badly(migration, Error(error.what()));
   }
-  if (migration.machine.state() == State::kCompleted) complete(migration);
+  const State state = migration.machine.state();
+  if (state == State::kCompleted || state == State::kPostCopy) finish(migration);
   if (!last && is_worth_another_try(migration)) return std::nullopt;
   finish_report(migration);
   return std::move(migration.report);

@@ -8,9 +8,8 @@
 
 namespace godwit {
 
-void send_fd(int socket, int fd) {
-  char byte = 'F';
-  iovec data{&byte, 1};
+void send_fd(int socket, int fd, char kind) {
+  iovec data{&kind, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &data;
@@ -25,7 +24,7 @@ void send_fd(int socket, int fd) {
   if (::sendmsg(socket, &message, MSG_NOSIGNAL) < 0) throw_system("passing descriptor {}", fd);
 }
 
-UniqueFd receive_fd(int socket) {
+UniqueFd receive_fd(int socket, char* kind) {
   char byte = 0;
   iovec data{&byte, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -38,6 +37,7 @@ UniqueFd receive_fd(int socket) {
   if (got < 0) throw_system("receiving a descriptor");
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
   if (got == 0 || header == nullptr || header->cmsg_type != SCM_RIGHTS) return UniqueFd();
+  if (kind != nullptr) *kind = byte;
   int fd = -1;
   std::memcpy(&fd, CMSG_DATA(header), sizeof(int));
   return UniqueFd(fd);

@@ -1,4 +1,5 @@
-// Descriptors over a unix socket pair (SCM_RIGHTS, unix(7)), one byte of data each.
+// Descriptors over a unix socket pair (SCM_RIGHTS, unix(7)), one byte of data each,
+// which says what the descriptor is.
 #pragma once
 
 #include "common/base/unique_fd.h"
@@ -6,8 +7,8 @@
 namespace godwit {
 
 // Throws Error. The caller keeps its own descriptor.
-void send_fd(int socket, int fd);
-// Throws Error; an invalid descriptor when the peer closed.
-UniqueFd receive_fd(int socket);
+void send_fd(int socket, int fd, char kind = 'F');
+// Throws Error; an invalid descriptor when the peer closed. `*kind`: as sent.
+UniqueFd receive_fd(int socket, char* kind = nullptr);
 
 }  // namespace godwit

@@ -8,6 +8,16 @@
 #include <cerrno>
 
 namespace godwit {
+namespace {
+
+// `done` holds the bytes done, or the negative errno when there were none. The ioctl itself answers
+// EAGAIN for every partial one.
+CopyOutcome outcome_of(std::int64_t done, int code) {
+  if (done > 0) return {static_cast<std::uint64_t>(done), EAGAIN};
+  return {0, done < 0 ? static_cast<int>(-done) : code};
+}
+
+}  // namespace
 
 UniqueFd make_userfaultfd() {
   UniqueFd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
@@ -59,11 +69,19 @@ CopyOutcome userfaultfd_copy(int uffd, Address to, const std::byte* from, std::u
   request.src = reinterpret_cast<std::uint64_t>(from);
   request.len = bytes;
   if (ioctl(uffd, UFFDIO_COPY, &request) == 0) return {bytes, 0};
-  const int code = errno;
-  // `copy` holds the bytes done, or the negative errno when there were none. The ioctl itself
-  // answers EAGAIN for every partial copy.
-  if (request.copy > 0) return {static_cast<std::uint64_t>(request.copy), EAGAIN};
-  return {0, request.copy < 0 ? static_cast<int>(-request.copy) : code};
+  return outcome_of(request.copy, errno);
+}
+
+CopyOutcome userfaultfd_zero(int uffd, const PageRange& range) {
+  uffdio_zeropage request{};
+  request.range = {range.start, range.bytes()};
+  if (ioctl(uffd, UFFDIO_ZEROPAGE, &request) == 0) return {range.bytes(), 0};
+  return outcome_of(request.zeropage, errno);
+}
+
+void userfaultfd_wake(int uffd, const PageRange& range) noexcept {
+  uffdio_range request{range.start, range.bytes()};
+  ioctl(uffd, UFFDIO_WAKE, &request);
 }
 
 }  // namespace godwit

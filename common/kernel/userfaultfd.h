@@ -41,5 +41,10 @@ struct CopyOutcome {
   int code = 0;
 };
 CopyOutcome userfaultfd_copy(int uffd, Address to, const std::byte* from, std::uint64_t bytes);
+// UFFDIO_ZEROPAGE, with the same answers.
+CopyOutcome userfaultfd_zero(int uffd, const PageRange& range);
+// UFFDIO_WAKE: whoever waits for a page of the range looks again. Failures do not matter: then
+// nobody waits.
+void userfaultfd_wake(int uffd, const PageRange& range) noexcept;
 
 }  // namespace godwit

@@ -44,6 +44,20 @@ Json finding_json(const proto::Finding& finding) {
               {"warning", finding.warning()}};
 }
 
+Json post_copy_json(const PostCopyReport& report) {
+  if (report.pages == 0) return nullptr;
+  return Json{{"pages", report.pages},
+              {"missing_pages", report.missing_pages},
+              {"faults", report.faults},
+              {"zero_faults", report.zero_faults},
+              {"fault_bytes", report.fault_bytes},
+              {"background_bytes", report.background_bytes},
+              {"fault_latency_p50_ms", json_ms(report.latency_p50_ns)},
+              {"fault_latency_p99_ms", json_ms(report.latency_p99_ns)},
+              {"fault_latency_max_ms", json_ms(report.latency_max_ns)},
+              {"ms", json_ms(report.ns)}};
+}
+
 Json error_json(const std::optional<ErrorReport>& error) {
   if (!error) return nullptr;
   return Json{{"story", error->story}, {"hint", error->hint}, {"id", error->id}};
@@ -105,6 +119,7 @@ std::string report_json(const MigrationReport& report) {
       {"pids", report.pids},
       {"addresses", report.addresses},
       {"tracker", report.tracker},
+      {"mode", report.mode},
       {"total_ms", json_ms(report.total_ns)},
       {"blackout_ms", json_ms(report.blackout_ns)},
       {"frozen_unix_ns", report.frozen_unix_ns},
@@ -114,6 +129,7 @@ std::string report_json(const MigrationReport& report) {
       {"bytes_sent", report.bytes_sent},
       {"pages_sent", report.pages_sent},
       {"zero_pages", report.zero_pages},
+      {"post_copy", post_copy_json(report.post_copy)},
       {"resident_bytes", report.resident_bytes},
       {"error", error_json(report.error)},
       {"findings", array_json(report.findings, finding_json)},

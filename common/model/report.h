@@ -28,6 +28,20 @@ struct RoundReport {
   std::int64_t began_unix_ns = 0;  // CLOCK_REALTIME; of the last one, when the blackout began
 };
 
+// After the switch, in post-copy.
+struct PostCopyReport {
+  std::uint64_t pages = 0;          // that were missing when it began to run there
+  std::uint64_t missing_pages = 0;  // still
+  std::uint64_t faults = 0;         // of the process that waited for a page
+  std::uint64_t zero_faults = 0;    // on memory that it had never touched
+  std::uint64_t fault_bytes = 0;    // over the connection for faults
+  std::uint64_t background_bytes = 0;
+  std::int64_t latency_p50_ns = 0;  // of faults, as the destination's page server sees it
+  std::int64_t latency_p99_ns = 0;
+  std::int64_t latency_max_ns = 0;
+  std::int64_t ns = 0;  // from the switch until the last page was there
+};
+
 struct ErrorReport {
   std::string story;
   std::string hint;
@@ -44,6 +58,7 @@ struct MigrationReport {
   std::string pids;           // what auto came to: same, namespace
   std::string addresses;      // keep, move
   std::string tracker;        // write-protect, soft-dirty
+  std::string mode;           // as asked for: pre, post, hybrid
 
   std::int64_t total_ns = 0;
   std::int64_t blackout_ns = 0;
@@ -56,6 +71,7 @@ struct MigrationReport {
   std::uint64_t bytes_sent = 0;  // on the page connection, all rounds
   std::uint64_t pages_sent = 0;
   std::uint64_t zero_pages = 0;
+  PostCopyReport post_copy;
   std::uint64_t resident_bytes = 0;  // of the process, when the migration began
 
   std::optional<ErrorReport> error;

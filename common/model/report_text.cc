@@ -72,6 +72,17 @@ std::string sent_text(const MigrationReport& report) {
                             bytes_text(report.resident_bytes));
 }
 
+std::string post_copy_text(const PostCopyReport& report) {
+  if (report.pages == 0) return {};
+  return fmt::format(
+      "post-copy: {} followed in {}: {} in the background, {} for {} (waited for {}, 99 % {}, "
+      "the longest {})\n",
+      count_text(report.pages, "page"), duration_text(report.ns),
+      bytes_text(report.background_bytes), bytes_text(report.fault_bytes),
+      count_text(report.faults, "fault"), duration_text(report.latency_p50_ns),
+      duration_text(report.latency_p99_ns), duration_text(report.latency_max_ns));
+}
+
 std::string part_line(const std::string& name, std::int64_t ns, std::int64_t all_ns) {
   const double share = static_cast<double>(ns) / static_cast<double>(all_ns);
   const auto columns = static_cast<std::size_t>(
@@ -152,6 +163,7 @@ std::string report_text(const MigrationReport& report) {
     for (const std::string& line : report.verify_differences) text += "  " + line + "\n";
   }
   if (!report.rounds.empty()) text += rounds_text(report) + sent_text(report);
+  text += post_copy_text(report.post_copy);
   if (report.state == State::kCompleted && report.blackout_ns > 0) text += blackout_text(report);
   return text;
 }

@@ -116,6 +116,22 @@ void PageBitmap::for_each_run(const RunSink& sink) const {
   for_each_run(PageRange{0, kTop}, sink);
 }
 
+std::optional<Address> PageBitmap::find_first(const PageRange& range) const {
+  std::optional<Address> first;
+  for (auto found = blocks_.lower_bound(range.start / kBlockBytes);
+       !first && found != blocks_.end() && found->first * kBlockBytes < range.end; ++found) {
+    const Address start = found->first * kBlockBytes;
+    for_words(*found->second, start, std::max(start, range.start),
+              std::min(range.end, start + kBlockBytes),
+              [&](std::uint64_t word, std::uint64_t mask, Address at) {
+                if ((word & mask) == 0) return true;
+                first = at + static_cast<Address>(std::countr_zero(word & mask)) * kPageSize;
+                return false;
+              });
+  }
+  return first;
+}
+
 std::uint64_t PageBitmap::uniform_bytes(const PageRange& range, bool* is_set) const {
   *is_set = contains(range.start);
   Address at = range.start;

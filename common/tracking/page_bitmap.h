@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "common/base/page_range.h"
 
@@ -28,6 +29,9 @@ class PageBitmap {
   // Maximal runs of set pages, in order; `sink` may not change this set.
   void for_each_run(const PageRange& range, const RunSink& sink) const;
   void for_each_run(const RunSink& sink) const;
+
+  // The first set page of the range.
+  std::optional<Address> find_first(const PageRange& range) const;
 
   // The length in bytes of the run of pages from `range.start` on that are all set or all not set;
   // `*is_set` says which. At most the whole range.

@@ -65,5 +65,16 @@ TEST(PageBitmap, AgreesWithASetOfPages) {
   }
 }
 
+TEST(PageBitmap, FindsTheFirstOfARangeAcrossWideGaps) {
+  PageBitmap pages;
+  constexpr Address kTop = ~0ULL / kPageSize * kPageSize;
+  EXPECT_EQ(pages.find_first({0, kTop}), std::nullopt);
+  pages.set({0x7f00'0000'5000, 0x7f00'0000'7000});
+  EXPECT_EQ(pages.find_first({0, kTop}), 0x7f00'0000'5000U);
+  EXPECT_EQ(pages.find_first({0x7f00'0000'6000, kTop}), 0x7f00'0000'6000U);
+  EXPECT_EQ(pages.find_first({0, 0x7f00'0000'5000}), std::nullopt);
+  EXPECT_EQ(pages.find_first({0x7f00'0000'7000, kTop}), std::nullopt);
+}
+
 }  // namespace
 }  // namespace godwit

@@ -120,7 +120,8 @@ void PageFrame::take_header() {
     fail("page frame: version {}, this side speaks {}", header.version, kVersion);
   }
   if (header.type != static_cast<std::uint16_t>(Type::kPages) &&
-      header.type != static_cast<std::uint16_t>(Type::kEndOfRound)) {
+      header.type != static_cast<std::uint16_t>(Type::kEndOfRound) &&
+      header.type != static_cast<std::uint16_t>(Type::kMissing)) {
     fail("page frame: unknown type {}", header.type);
   }
   if (header.runs > kRunsMax || header.data_pages > kDataPagesMax) {
@@ -129,6 +130,9 @@ void PageFrame::take_header() {
   type_ = static_cast<Type>(header.type);
   if (type_ == Type::kEndOfRound && (header.runs != 0 || header.data_pages != 0)) {
     fail("page frame: the end of a round carries pages");
+  }
+  if (type_ == Type::kMissing && header.data_pages != 0) {
+    fail("page frame: missing pages come with data");
   }
   space_ = header.space;
   round_ = header.round;

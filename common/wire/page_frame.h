@@ -8,8 +8,9 @@
 //
 // The checksum is XXH3-64 of the data, seeded with that of header (checksum 0) and runs; made where
 // the pages are read and checked where they are placed, so it covers what TLS does not: both
-// programs' memory. A round of an address space ends with an END_OF_ROUND frame. The very first
-// bytes inside TLS are the page token (kPageTokenBytes).
+// programs' memory. A round of an address space ends with an END_OF_ROUND frame. Runs of a MISSING
+// frame are marked as zero ones but name pages that stay at the source until they are asked for.
+// The very first bytes inside TLS are the page token (kPageTokenBytes).
 //
 // A PageFrame is a buffer of fixed size that is used again and again. Thread: one at a time.
 #pragma once
@@ -34,7 +35,7 @@ class PageFrame {
   static constexpr std::size_t kRunsMax = 1024;
   static constexpr std::size_t kDataPagesMax = 64;  // a frame stays in a processor's own cache
 
-  enum class Type : std::uint16_t { kPages = 1, kEndOfRound = 2 };
+  enum class Type : std::uint16_t { kPages = 1, kEndOfRound = 2, kMissing = 3 };
 
   struct Run {
     PageRange range;

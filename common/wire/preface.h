@@ -2,12 +2,12 @@
 // connection is for, so that the daemon can hand it to the right session unopened.
 //
 //   offset 0   "GODWIT1\n"
-//   offset 8   kind: 'C' control, 'P' pages
+//   offset 8   kind: 'C' control, 'P' pages, 'F' page faults
 //   offset 9   migration id, 16 lower-case hex digits
 //   offset 25  seven zero bytes
 //
 // Nothing in it is believed: who the peer is and what it may do is TLS's matter, and a page
-// connection shows its token inside TLS.
+// or fault connection shows its token inside TLS.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ namespace godwit {
 
 inline constexpr std::size_t kPrefaceBytes = 32;
 
-enum class ConnectionKind : char { kControl = 'C', kPages = 'P' };
+enum class ConnectionKind : char { kControl = 'C', kPages = 'P', kFaults = 'F' };
 
 struct Preface {
   ConnectionKind kind = ConnectionKind::kControl;

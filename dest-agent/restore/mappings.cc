@@ -168,7 +168,7 @@ void MappingsRestorer::build(std::shared_ptr<const proto::Mappings> wanted) {
   }
   task_.run(clear);
   move_vdso(want);
-  open_userfaultfd();
+  userfaultfd_ = open_userfaultfd(0);
   set_marks(want.marks(), true);
   reconcile(std::move(wanted));
 }
@@ -227,15 +227,16 @@ PageRange MappingsRestorer::vdso() const {
   throw Error("the description has no vDSO");
 }
 
-void MappingsRestorer::open_userfaultfd() {
+UniqueFd MappingsRestorer::open_userfaultfd(std::uint64_t features) {
   SyscallBatch batch;
   const RowResult fd = batch.add(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK}, "userfaultfd");
   const int number = static_cast<int>(task_.run(batch)[fd]);
-  userfaultfd_ = task_.copy_fd(number);
+  UniqueFd descriptor = task_.copy_fd(number);
   SyscallBatch close;
   close.add(SYS_close, {number}, "userfaultfd");
   task_.run(close);
-  userfaultfd_enable(userfaultfd_.get(), 0);
+  userfaultfd_enable(descriptor.get(), features);
+  return descriptor;
 }
 
 // A shared anonymous object is made whole, once, and every area of it maps a descriptor of it.
@@ -432,25 +433,46 @@ std::vector<proto::PageArea> MappingsRestorer::take_page_areas() {
   return page_areas(*have_, std::exchange(fresh_, {}));
 }
 
-// One call for areas that follow each other: between them nothing may lie that can't be registered.
-void MappingsRestorer::unregister_areas() {
-  PageRange run{0, 0};
-  const auto unregister = [&] {
-    if (run.start == run.end) return;
-    const int code = try_userfaultfd_unregister(userfaultfd_.get(), run);
-    if (code != 0) throw_errno(code, "userfaultfd: unregistering " + area_name(run));
-    run = {0, 0};
-  };
+// In gaps there may be what is not the process's.
+template <typename Wanted, typename Use>
+void MappingsRestorer::for_each_row(Wanted wanted, Use use) const {
+  PageRange row{0, 0};
   for (const proto::Mapping& area : have_->areas()) {
-    if (!takes_missing_pages(area)) {
-      unregister();
-      continue;
+    if (!wanted(area)) continue;
+    if (row.end != area.start()) {
+      if (row.start != row.end) use(row);
+      row.start = area.start();
     }
-    if (run.start == run.end) run.start = area.start();
-    run.end = area.end();
+    row.end = area.end();
   }
-  unregister();
+  if (row.start != row.end) use(row);
+}
+
+void MappingsRestorer::unregister_areas() {
+  for_each_row(takes_missing_pages, [&](const PageRange& row) {
+    const int code = try_userfaultfd_unregister(userfaultfd_.get(), row);
+    if (code != 0) throw_errno(code, "userfaultfd: unregistering " + area_name(row));
+  });
   registered_ = false;
+}
+
+void MappingsRestorer::prepare_lazily() {
+  lazy_userfaultfd_ = open_userfaultfd(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
+                                       UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP);
+}
+
+void MappingsRestorer::begin_lazily(const std::vector<PageRange>& stale) {
+  SyscallBatch batch;
+  for (const PageRange& range : stale) {
+    batch.add(SYS_madvise, {range.start, range.bytes(), MADV_DONTNEED}, area_name(range));
+  }
+  if (!batch.empty()) task_.run(batch);
+  unregister_areas();
+  for_each_row(
+      [](const proto::Mapping& area) { return area.backing() == proto::BACKING_ANONYMOUS; },
+      [&](const PageRange& row) {
+        userfaultfd_register(lazy_userfaultfd_.get(), row, UFFDIO_REGISTER_MODE_MISSING);
+      });
 }
 
 void MappingsRestorer::finish() {
@@ -466,27 +488,6 @@ void MappingsRestorer::finish() {
     }
   }
   if (!batch.empty()) task_.run(batch);
-}
-
-std::vector<FileDifference> compare_files(const proto::Mappings& mappings) {
-  std::vector<FileDifference> differences;
-  for (const proto::FileIdentity& file : mappings.files()) {
-    const bool is_code = file.executable();
-    const char* missing = is_code ? "executable-or-library-missing" : "mapped-file-missing";
-    const char* different = is_code ? "executable-or-library-different" : "mapped-file-different";
-    struct stat here {};
-    if (::stat(file.path().c_str(), &here) != 0) {
-      differences.push_back({missing, file.path(), errno_text(errno)});
-    } else if (file.content_hash() != 0 &&
-               static_cast<std::uint64_t>(here.st_size) != file.bytes()) {
-      differences.push_back(
-          {different, file.path(),
-           fmt::format("has {} bytes here and {} at the source", here.st_size, file.bytes())});
-    } else if (file.content_hash() != 0 && hash_file(file.path()) != file.content_hash()) {
-      differences.push_back({different, file.path(), "has other content here"});
-    }
-  }
-  return differences;
 }
 
 }  // namespace godwit

@@ -53,12 +53,24 @@ class MappingsRestorer {
   void release();
   // In the blackout, when every page is in place: missing pages become zero pages, locks are taken.
   void finish();
+  // Post-copy, instead of release(): a second userfaultfd is made ready, which tells of what the
+  // process does to its layout once it runs.
+  void prepare_lazily();
+  // In the blackout, when the layout stands and what travelled is in place: drops `stale` pages,
+  // and registers all private anonymous memory with it.
+  void begin_lazily(const std::vector<PageRange>& stale);
+  // It is to be served from then on, until end_lazily().
+  int lazy_userfaultfd() const { return lazy_userfaultfd_.get(); }
+  void end_lazily() { lazy_userfaultfd_.reset(); }
   // The vDSO's final place, for RemoteTask::leave_home.
   PageRange vdso() const;
 
  private:
   void move_vdso(const proto::Mappings& want);
-  void open_userfaultfd();
+  UniqueFd open_userfaultfd(std::uint64_t features);
+  // One call of `use` for areas that adjoin and that `wanted` takes.
+  template <typename Wanted, typename Use>
+  void for_each_row(Wanted wanted, Use use) const;
   void create_shared_objects(const LayoutDiff& diff);
   void map_segment(const LayoutSegment& segment, const proto::Mappings& want, SyscallBatch& batch);
   void set_marks(const proto::MemoryMarks& want, bool first);
@@ -70,6 +82,7 @@ class MappingsRestorer {
   RemoteTask& task_;
   int agent_pidfd_;
   UniqueFd userfaultfd_;
+  UniqueFd lazy_userfaultfd_;
   std::shared_ptr<const proto::Mappings> have_;       // as last reconciled
   proto::MemoryMarks marks_;                          // as last set
   std::map<std::uint64_t, UniqueFd> shared_objects_;  // by the source's inode
@@ -78,14 +91,5 @@ class MappingsRestorer {
   bool registered_ = false;  // some area is
   bool released_ = false;
 };
-
-// Compares the files of a description with the ones here: for preflight, before anything is built.
-// Adds a finding for each that is missing or different.
-struct FileDifference {
-  std::string id;
-  std::string path;
-  std::string problem;
-};
-std::vector<FileDifference> compare_files(const proto::Mappings& mappings);
 
 }  // namespace godwit

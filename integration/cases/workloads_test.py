@@ -26,9 +26,12 @@ CLIENTS = {
 class WorkloadsTest(MoveCase):
     """One test for each program in integration/workloads."""
 
+    MODE = "hybrid"
+    MOVES = 6
+
     def move(self, workload, *extra):
         """One move to the other host, verified."""
-        run = workload.move(self.other(workload.host), "--verify", *extra)
+        run = workload.move(self.other(workload.host), "--verify", "--mode", self.MODE, *extra)
         self.assert_moved(run)
         self.blackouts.append(run.report["blackout_ms"])
         time.sleep(0.1)
@@ -41,7 +44,7 @@ class WorkloadsTest(MoveCase):
         clients = [Client(self.c, *words) for words in CLIENTS.get(name, ())]
         extra = (*OPTIONS.get(name, ()), *(("--addresses", "move") if clients else ()))
         time.sleep(0.1)
-        for _ in range(6):
+        for _ in range(self.MOVES):
             self.move(workload, *extra)
         for client in clients:
             found = client.stop()

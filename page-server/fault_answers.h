@@ -1,0 +1,34 @@
+// The source's half of post-copy for page faults: reads what the destination asks for, and answers
+// with the page at once and with its neighbourhood after it.
+#pragma once
+
+#include <functional>
+
+#include "common/wire/fault_request.h"
+#include "common/wire/page_frame.h"
+#include "common/wire/tls_stream.h"
+#include "page-server/missing_pages.h"
+
+namespace godwit {
+
+class FaultAnswers {
+ public:
+  // The memory file of an address space.
+  using FindMemory = std::function<int(std::uint32_t space)>;
+  FaultAnswers(TlsStream stream, MissingPages& missing, FindMemory find_memory);
+
+  // Answers until the destination closes the connection. Throws Error, also for a page that is not
+  // missing there.
+  void run();
+
+ private:
+  void answer(const FaultRequest& request, bool alone);
+  void send(std::uint32_t space, const PageRange& range);
+
+  TlsStream stream_;
+  MissingPages& missing_;
+  FindMemory find_memory_;
+  PageFrame frame_;
+};
+
+}  // namespace godwit

@@ -1,0 +1,162 @@
+#include "page-server/fault_service.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/error.h"
+#include "common/kernel/short_turns.h"
+#include "page-server/page_server.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::int64_t kReportEveryNs = 100'000'000;
+// As long as a fault may wait for the lock.
+constexpr std::uint64_t kPiecePages = 16;
+
+}  // namespace
+
+FaultService::FaultService(PageServiceLink& link)
+    : link_(link), placed_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (!placed_.valid()) throw_system("eventfd");
+}
+
+void FaultService::connect(TlsStream stream) {
+  if (stream_) fail("a second connection for page faults");
+  stream_.emplace(std::move(stream));
+}
+
+void FaultService::serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing) {
+  if (!stream_) fail("faults are to be served before their connection is there");
+  {
+    const std::lock_guard lock(mutex_);
+    memory_.add(space, std::move(uffd), std::move(missing));
+    if (std::exchange(running_, true)) return;
+  }
+  std::thread([this] { run(); }).detach();
+}
+
+bool FaultService::serves(std::uint32_t space) const {
+  const std::lock_guard lock(mutex_);
+  return memory_.has(space) || complete_;
+}
+
+void FaultService::run() try {
+  take_short_turns(false);
+  report();
+  for (;;) {
+    const bool answered = wait_for_answer();
+    {
+      const std::lock_guard lock(mutex_);
+      memory_.serve();
+    }
+    ask();
+    if (answered) {
+      if (!receive_frame(*stream_, answer_))
+        fail("the source closed the connection for page faults");
+      answer_.verify();
+      {
+        const std::lock_guard lock(mutex_);
+        fault_bytes_ += answer_.wire_bytes();
+      }
+      place_pieces(answer_);
+      ask();
+    }
+    if (is_done()) return;
+    if (monotonic_ns() - reported_ns_ >= kReportEveryNs) report();
+  }
+} catch (const Error& error) {
+  die(link_, error.in("serving page faults").what());
+} catch (const std::exception& error) {
+  die(link_, error.what());
+}
+
+bool FaultService::wait_for_answer() {
+  std::vector<pollfd> waits{{stream_->fd(), POLLIN, 0}, {placed_.get(), POLLIN, 0}};
+  {
+    const std::lock_guard lock(mutex_);
+    for (const int fd : memory_.descriptors()) waits.push_back({fd, POLLIN, 0});
+  }
+  const int timeout_ms = stream_->has_pending() ? 0 : kReportEveryNs / 1'000'000;
+  if (::poll(waits.data(), waits.size(), timeout_ms) < 0 && errno != EINTR) throw_system("poll");
+  std::uint64_t count = 0;
+  if ((waits[1].revents & POLLIN) != 0 && ::read(placed_.get(), &count, sizeof(count)) < 0)
+    count = 0;
+  return stream_->has_pending() || waits[0].revents != 0;
+}
+
+void FaultService::ask() {
+  for (;;) {
+    std::optional<FaultRequest> request;
+    {
+      const std::lock_guard lock(mutex_);
+      request = memory_.take_request();
+      if (request) ++faults_;
+    }
+    if (!request) return;
+    stream_->write(encode_fault_request(*request));
+  }
+}
+
+void FaultService::place(const PageFrame& frame) {
+  {
+    const std::lock_guard lock(mutex_);
+    background_bytes_ += frame.wire_bytes();
+  }
+  place_pieces(frame);
+  // Whatever was met on the way, faults included, is the other thread's to ask for.
+  const std::uint64_t one = 1;
+  if (::write(placed_.get(), &one, sizeof(one)) < 0 && errno != EAGAIN) throw_system("eventfd");
+}
+
+void FaultService::place_pieces(const PageFrame& frame) {
+  frame.for_each_run([&](const PageFrame::Run& run) {
+    for (Address at = run.range.start; at < run.range.end;) {
+      const Address end = std::min(run.range.end, at + kPiecePages * kPageSize);
+      const std::byte* data = run.zero ? nullptr : run.data + (at - run.range.start);
+      const std::lock_guard lock(mutex_);
+      memory_.place(frame.space(), {at, end}, data);
+      at = end;
+    }
+  });
+}
+
+void FaultService::report() {
+  proto::PageReport message;
+  proto::MissingPages& news = *message.mutable_missing_pages();
+  {
+    const std::lock_guard lock(mutex_);
+    news.set_missing_pages(memory_.done() ? 0 : memory_.missing_pages());
+    news.set_faults(faults_);
+    news.set_zero_faults(memory_.zero_faults());
+    news.set_fault_bytes(fault_bytes_);
+    news.set_background_bytes(background_bytes_);
+    const LatencyHistogram& latencies = memory_.latencies();
+    news.set_latency_p50_ns(latencies.quantile_ns(0.5));
+    news.set_latency_p99_ns(latencies.quantile_ns(0.99));
+    news.set_latency_max_ns(latencies.max_ns());
+  }
+  reported_ns_ = monotonic_ns();
+  link_.send(message);
+}
+
+// Without descriptors what is touched for the first time is the kernel's to answer again.
+bool FaultService::is_done() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!memory_.done()) return false;
+    complete_ = true;
+  }
+  report();
+  const std::lock_guard lock(mutex_);
+  memory_.close();
+  return true;
+}
+
+}  // namespace godwit

@@ -1,0 +1,58 @@
+// The destination's half of post-copy: page faults of the restored process are asked for over a
+// connection of their own, and what comes over either connection is placed.
+//
+// One thread waits for faults and answers; the receiver of the page connection places what comes
+// there. Both go through one lock, held for a piece of a frame at a time.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+
+#include "common/base/unique_fd.h"
+#include "common/wire/page_frame.h"
+#include "common/wire/page_service_link.h"
+#include "common/wire/tls_stream.h"
+#include "page-server/lazy_memory.h"
+
+namespace godwit {
+
+class FaultService {
+ public:
+  // `link` must outlive this, which never ends: its thread ends with the process.
+  explicit FaultService(PageServiceLink& link);
+
+  // The connection for faults, accepted and shown to belong to this migration.
+  void connect(TlsStream stream);
+  // From now on faults of this address space are served; the thread starts with the first.
+  void serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing);
+  // Frames of the page connection are for it.
+  bool serves(std::uint32_t space) const;
+  // From the thread that receives the page connection.
+  void place(const PageFrame& frame);
+
+ private:
+  void run();
+  // Waits for a fault, an event, an answer, or somebody who has placed pages.
+  bool wait_for_answer();
+  void ask();
+  void place_pieces(const PageFrame& frame);
+  void report();
+  bool is_done();
+
+  PageServiceLink& link_;
+  UniqueFd placed_;  // an eventfd: the receiver has read events too, or placed the last page
+  std::optional<TlsStream> stream_;
+  PageFrame answer_;
+  mutable std::mutex mutex_;
+  LazyMemory memory_;                   // guarded by mutex_
+  bool running_ = false;                // guarded by mutex_
+  bool complete_ = false;               // guarded by mutex_
+  std::uint64_t faults_ = 0;            // guarded by mutex_
+  std::uint64_t fault_bytes_ = 0;       // guarded by mutex_
+  std::uint64_t background_bytes_ = 0;  // guarded by mutex_
+  std::int64_t reported_ns_ = 0;
+};
+
+}  // namespace godwit

@@ -1,0 +1,291 @@
+#include "page-server/lazy_memory.h"
+
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <limits>
+
+#include "common/base/clock.h"
+#include "common/base/error.h"
+#include "common/kernel/userfaultfd.h"
+
+namespace godwit {
+namespace {
+
+constexpr std::size_t kMessagesAtOnce = 16;
+
+PageRange page_at(Address page) { return {page, page + kPageSize}; }
+
+}  // namespace
+
+void LazyMemory::add(std::uint32_t space, UniqueFd uffd, PageBitmap missing) {
+  auto added = std::make_unique<Space>();
+  added->number = space;
+  added->uffd = std::move(uffd);
+  added->missing = std::move(missing);
+  spaces_.push_back(std::move(added));
+}
+
+bool LazyMemory::has(std::uint32_t space) const {
+  return std::ranges::any_of(spaces_, [&](const auto& each) { return each->number == space; });
+}
+
+bool LazyMemory::done() const {
+  return std::ranges::all_of(spaces_,
+                             [](const auto& each) { return each->gone || each->missing.empty(); });
+}
+
+std::uint64_t LazyMemory::missing_pages() const {
+  std::uint64_t pages = 0;
+  for (const auto& space : spaces_) pages += space->gone ? 0 : space->missing.count();
+  return pages;
+}
+
+std::vector<int> LazyMemory::descriptors() const {
+  std::vector<int> fds;
+  for (const auto& space : spaces_) {
+    if (!space->gone) fds.push_back(space->uffd.get());
+  }
+  return fds;
+}
+
+void LazyMemory::serve() {
+  // A fork adds spaces at the end.
+  for (std::size_t at = 0; at < spaces_.size(); ++at) {
+    if (!spaces_[at]->gone) serve(*spaces_[at]);
+  }
+}
+
+void LazyMemory::serve(Space& space) {
+  std::array<uffd_msg, kMessagesAtOnce> messages;
+  std::deque<Address> again = std::exchange(space.later, {});
+  for (;;) {
+    const ssize_t got = ::read(space.uffd.get(), messages.data(), sizeof(messages));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno != EAGAIN) throw_system("reading page faults");
+    if (got <= 0) break;
+    for (std::size_t at = 0; at < static_cast<std::size_t>(got) / sizeof(uffd_msg); ++at) {
+      const uffd_msg& message = messages[at];
+      switch (message.event) {
+        case UFFD_EVENT_PAGEFAULT:
+          take_fault(space, message.arg.pagefault.address / kPageSize * kPageSize);
+          break;
+        case UFFD_EVENT_FORK:
+          fork(space, UniqueFd(static_cast<int>(message.arg.fork.ufd)));
+          break;
+        case UFFD_EVENT_REMAP:
+          move(space, message.arg.remap.from, message.arg.remap.to, message.arg.remap.len);
+          break;
+        case UFFD_EVENT_REMOVE:
+        case UFFD_EVENT_UNMAP:
+          forget(space, {message.arg.remove.start, message.arg.remove.end});
+          break;
+        default:
+          fail("userfaultfd: unknown event {:#x}", message.event);
+      }
+    }
+  }
+  for (const Address page : again) take_fault(space, page);
+}
+
+void LazyMemory::take_fault(Space& space, Address page) {
+  if (!space.missing.contains(page)) {
+    ++zero_faults_;
+    if (!answer_with_zeros(space, page)) space.later.push_back(page);
+    return;
+  }
+  const Key key{space.number, source_of(space, page)};
+  if (asked_.try_emplace(key, monotonic_ns()).second) {
+    wanted_.push_back({space.number, key.second});
+  }
+}
+
+// False: the layout is just being changed.
+bool LazyMemory::answer_with_zeros(Space& space, Address page) {
+  const CopyOutcome outcome = userfaultfd_zero(space.uffd.get(), page_at(page));
+  switch (outcome.code) {
+    case 0:
+      return true;
+    case EAGAIN:
+      return false;
+    case EEXIST:
+    case ENOENT:
+      userfaultfd_wake(space.uffd.get(), page_at(page));
+      return true;
+    case ESRCH:
+    case ENOSPC:
+      space.gone = true;
+      return true;
+    default:
+      throw_errno(outcome.code, fmt::format("giving the process a page at {:x}", page));
+  }
+}
+
+void LazyMemory::fork(const Space& parent, UniqueFd uffd) {
+  auto child = std::make_unique<Space>();
+  child->number = parent.number;
+  child->uffd = std::move(uffd);
+  parent.missing.for_each_run([&](const PageRange& run) { child->missing.set(run); });
+  child->moved = parent.moved;
+  spaces_.push_back(std::move(child));
+}
+
+void LazyMemory::forget(Space& space, const PageRange& range) {
+  space.missing.clear(range);
+  std::vector<Moved> left;
+  for (const Moved& piece : space.moved) {
+    if (!piece.here.overlaps(range)) {
+      left.push_back(piece);
+      continue;
+    }
+    if (piece.here.start < range.start)
+      left.push_back({{piece.here.start, range.start}, piece.there});
+    if (piece.here.end > range.end) {
+      left.push_back({{range.end, piece.here.end}, piece.there + (range.end - piece.here.start)});
+    }
+  }
+  space.moved = std::move(left);
+  userfaultfd_wake(space.uffd.get(), range);
+}
+
+void LazyMemory::move(Space& space, Address from, Address to, std::uint64_t bytes) {
+  const PageRange old{from, from + bytes};
+  const PageRange now{to, to + bytes};
+  std::vector<PageRange> runs;
+  std::vector<Moved> pieces;
+  space.missing.for_each_run(old, [&](const PageRange& run) { runs.push_back(run); });
+  // What lies in moved pieces comes from where they came from, the rest from where it was.
+  Address at = from;
+  const auto add = [&](Address end, Address there) {
+    if (at < end) pieces.push_back({{at - from + to, end - from + to}, there});
+    at = std::max(at, end);
+  };
+  std::ranges::sort(space.moved, {}, [](const Moved& piece) { return piece.here.start; });
+  for (const Moved& piece : space.moved) {
+    if (!piece.here.overlaps(old)) continue;
+    add(std::max(piece.here.start, from), at);
+    add(std::min(piece.here.end, old.end), piece.there + (at - piece.here.start));
+  }
+  add(old.end, at);
+  forget(space, old);
+  forget(space, now);
+  for (const PageRange& run : runs) {
+    space.missing.set({run.start - from + to, run.end - from + to});
+  }
+  if (runs.empty()) return;
+  space.moved.insert(space.moved.end(), pieces.begin(), pieces.end());
+}
+
+Address LazyMemory::source_of(const Space& space, Address page) {
+  for (const Moved& piece : space.moved) {
+    if (piece.here.contains(page)) return piece.there + (page - piece.here.start);
+  }
+  return page;
+}
+
+template <typename Sink>
+void LazyMemory::find_places(const Space& space, const PageRange& range, Sink sink) {
+  // In its own place, as far as nothing was moved there.
+  Address at = range.start;
+  if (!space.moved.empty()) {
+    std::vector<PageRange> covered;
+    for (const Moved& piece : space.moved) {
+      if (piece.here.overlaps(range)) covered.push_back(piece.here);
+      const PageRange there{piece.there, piece.there + piece.here.bytes()};
+      if (!there.overlaps(range)) continue;
+      const Address start = std::max(there.start, range.start);
+      const Address end = std::min(there.end, range.end);
+      sink(PageRange{start - piece.there + piece.here.start, end - piece.there + piece.here.start},
+           start - range.start);
+    }
+    std::ranges::sort(covered, {}, &PageRange::start);
+    for (const PageRange& piece : covered) {
+      if (at < piece.start) sink(PageRange{at, piece.start}, at - range.start);
+      at = std::max(at, piece.end);
+    }
+  }
+  if (at < range.end) sink(PageRange{at, range.end}, at - range.start);
+}
+
+void LazyMemory::place(std::uint32_t space, const PageRange& range, const std::byte* data) {
+  for (std::size_t at = 0; at < spaces_.size(); ++at) {
+    Space& each = *spaces_[at];
+    while (!each.gone && each.number == space && !place_in(each, range, data)) ::sched_yield();
+  }
+  settle(space, range);
+}
+
+// False: the layout was changed meanwhile, and what was not placed yet may miss somewhere else now.
+bool LazyMemory::place_in(Space& space, const PageRange& range, const std::byte* data) {
+  if (space.moved.empty()) return place_here(space, range, data);
+  std::vector<std::pair<PageRange, std::uint64_t>> places;
+  find_places(space, range, [&](const PageRange& here, std::uint64_t offset) {
+    places.emplace_back(here, offset);
+  });
+  return std::ranges::all_of(places, [&](const auto& place) {
+    return place_here(space, place.first, data == nullptr ? nullptr : data + place.second);
+  });
+}
+
+bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data) {
+  std::uint64_t step_max = std::numeric_limits<std::uint64_t>::max();
+  while (here.start < here.end) {
+    bool missing = false;
+    std::uint64_t done = space.missing.uniform_bytes(here, &missing);
+    if (missing) {
+      const PageRange part{here.start, here.start + std::min(done, step_max)};
+      const CopyOutcome outcome =
+          data == nullptr ? userfaultfd_zero(space.uffd.get(), part)
+                          : userfaultfd_copy(space.uffd.get(), part.start, data, part.bytes());
+      done = outcome.bytes;
+      if (done == 0 && outcome.code == EAGAIN) {
+        serve(space);
+        return false;
+      }
+      if (done == 0 && outcome.code == ENOENT && part.bytes() > kPageSize) {
+        step_max = kPageSize;  // it may reach beyond the end of a mapping, which is refused whole
+        continue;
+      }
+      if (done == 0 && (outcome.code == ESRCH || outcome.code == ENOSPC)) {
+        space.gone = true;
+        return true;
+      }
+      if (done == 0) {
+        if (outcome.code != EEXIST && outcome.code != ENOENT) {
+          throw_errno(outcome.code, fmt::format("placing the page at {:x}", part.start));
+        }
+        userfaultfd_wake(space.uffd.get(), page_at(part.start));
+        done = kPageSize;
+      }
+      space.missing.clear({here.start, here.start + done});
+    }
+    here.start += done;
+    if (data != nullptr) data += done;
+  }
+  return true;
+}
+
+void LazyMemory::settle(std::uint32_t space, const PageRange& range) {
+  auto first = asked_.lower_bound({space, range.start});
+  const auto last = asked_.lower_bound({space, range.end});
+  const std::int64_t now = first == last ? 0 : monotonic_ns();
+  for (; first != last; first = asked_.erase(first)) latencies_.add(now - first->second);
+}
+
+std::optional<FaultRequest> LazyMemory::take_request() {
+  if (wanted_.empty()) return std::nullopt;
+  const FaultRequest request = wanted_.front();
+  wanted_.pop_front();
+  return request;
+}
+
+void LazyMemory::ask_again() {
+  wanted_.clear();
+  for (const auto& [key, asked] : asked_) wanted_.push_back({key.first, key.second});
+}
+
+}  // namespace godwit

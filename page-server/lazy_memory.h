@@ -1,0 +1,99 @@
+// Address spaces that run before all their pages are there: what is missing of each, and the page
+// faults that say which page is needed next (userfaultfd(2), ioctl_userfaultfd(2)).
+//
+// The process may change its layout meanwhile. The kernel tells of it (UFFD_EVENT_*) and makes the
+// process wait until it was read, and from before that on a copy fails with EAGAIN: so what is
+// missing is always looked up together with the copy, and a page never lands where it was just
+// removed.
+//
+//   fork       the child misses the same pages, at a descriptor of its own
+//   mremap     pages are missing at another address now, and are still asked for by the old one
+//   munmap, MADV_DONTNEED, MADV_FREE
+//              they are missing no more: a fault there is one on fresh memory
+//
+// Thread: one at a time; the descriptors may be polled by another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "common/base/latency_histogram.h"
+#include "common/base/unique_fd.h"
+#include "common/tracking/page_bitmap.h"
+#include "common/wire/fault_request.h"
+
+namespace godwit {
+
+class LazyMemory {
+ public:
+  // From now on faults are served. `uffd`: non-blocking, with the events above. `space` is the
+  // source's number of the address space.
+  void add(std::uint32_t space, UniqueFd uffd, PageBitmap missing);
+
+  bool has(std::uint32_t space) const;
+  // Nothing is missing anywhere, or nobody is left who could miss it.
+  bool done() const;
+  std::uint64_t missing_pages() const;
+  // Lets go of all descriptors: what is not there is fresh memory from now on.
+  void close() { spaces_.clear(); }
+
+  // To be polled; it changes with serve() and place().
+  std::vector<int> descriptors() const;
+  // Reads what the descriptors have. Throws Error when memory can't be given to the process.
+  void serve();
+  // Pages of the source came: they are placed wherever they are missing. `data` null: zeros.
+  void place(std::uint32_t space, const PageRange& range, const std::byte* data);
+
+  // The next page that somebody waits for and that was not asked for yet.
+  std::optional<FaultRequest> take_request();
+  // The connection was lost: what was asked for and did not come is asked for again.
+  void ask_again();
+
+  std::uint64_t zero_faults() const { return zero_faults_; }
+  // From reading of a fault until the page was placed.
+  const LatencyHistogram& latencies() const { return latencies_; }
+
+ private:
+  // A piece that was moved: what is missing in `here` is at `there` in the source.
+  struct Moved {
+    PageRange here;
+    Address there = 0;
+  };
+  struct Space {
+    std::uint32_t number = 0;
+    UniqueFd uffd;
+    PageBitmap missing;         // by the addresses of now
+    std::vector<Moved> moved;   // disjoint
+    std::deque<Address> later;  // faults that could not be answered while the layout changed
+    bool gone = false;
+  };
+  using Key = std::pair<std::uint32_t, Address>;  // space and page of the source
+
+  void serve(Space& space);
+  void take_fault(Space& space, Address page);
+  bool answer_with_zeros(Space& space, Address page);
+  void fork(const Space& parent, UniqueFd uffd);
+  // Whoever waits for something there looks again.
+  static void forget(Space& space, const PageRange& range);
+  static void move(Space& space, Address from, Address to, std::uint64_t bytes);
+  static Address source_of(const Space& space, Address page);
+  // Where pages of the source are in this space, each with the data that belongs there.
+  template <typename Sink>
+  static void find_places(const Space& space, const PageRange& range, Sink sink);
+  bool place_in(Space& space, const PageRange& range, const std::byte* data);
+  bool place_here(Space& space, PageRange here, const std::byte* data);
+  void settle(std::uint32_t space, const PageRange& range);
+
+  std::vector<std::unique_ptr<Space>> spaces_;
+  std::map<Key, std::int64_t> asked_;  // since when, CLOCK_MONOTONIC
+  std::deque<FaultRequest> wanted_;
+  LatencyHistogram latencies_;
+  std::uint64_t zero_faults_ = 0;
+};
+
+}  // namespace godwit

@@ -1,0 +1,23 @@
+// The round of the switch in post-copy: what of its findings stays at the source.
+#pragma once
+
+#include <span>
+
+#include "common/tracking/dirty_tracker.h"
+#include "common/tracking/page_bitmap.h"
+#include "page-server/frame_sink.h"
+#include "proto/page_service.pb.h"
+
+namespace godwit {
+
+// Takes out of `data` what can be asked for later: private anonymous pages, except those that the
+// order wants at once. Pages of files and of shared memory travel now: userfaultfd(2) does not
+// serve the former, and of the latter it does not tell what only one mapping lets go of
+// (MADV_DONTNEED) from what is removed (MADV_REMOVE).
+PageBitmap leave_for_later(const proto::SendRound& order, std::span<const TrackedArea> areas,
+                           PageBitmap& data);
+
+// Sends frames that name these pages as missing.
+void name_missing(const proto::SendRound& order, const PageBitmap& missing, FrameSink& sink);
+
+}  // namespace godwit
