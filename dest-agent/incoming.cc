@@ -83,7 +83,7 @@ void join_streams(std::map<std::uint32_t, proto::TcpSocket>& streams, proto::FdT
 }  // namespace
 
 Incoming::Incoming(const DestOptions& options, const KeyFolder& keys, Channel& control,
-                   const proto::Hello& hello)
+                   const proto::Hello& hello, int daemon)
     : options_(options),
       keys_(keys),
       control_(control),
@@ -91,7 +91,8 @@ Incoming::Incoming(const DestOptions& options, const KeyFolder& keys, Channel& c
       check_only_(hello.check_only()),
       page_token_(random_token()),
       journal_(options.state_dir),
-      network_(hello.migration_id(), hello.addresses()) {
+      network_(hello.migration_id(), hello.addresses()),
+      post_copy_(daemon) {
   record_.migration_id = hello.migration_id();
   record_.role = "destination";
   if (const auto mark = try_mark_process(::getpid())) record_.agent = *mark;
@@ -224,16 +225,19 @@ void Incoming::publish_areas(std::uint64_t generation) {
 }
 
 void Incoming::on_page_report() {
-  handle_page_report(in_context([&] { return pages_->link().receive(kNoDeadline); },
-                                "page server of the destination"));
+  std::vector<UniqueFd> fds;
+  const proto::PageReport report = in_context(
+      [&] { return pages_->link().receive(kNoDeadline, &fds); }, "page server of the destination");
+  if (report.has_forked_space() && !fds.empty()) {
+    post_copy_.hold_child(report.forked_space().parent(), std::move(fds.front()));
+  } else if (report.has_missing_pages()) {
+    take_missing_pages(report.missing_pages());
+  } else {
+    handle_page_report(report);
+  }
 }
 
 void Incoming::handle_page_report(const proto::PageReport& report) {
-  if (report.has_missing_pages()) {
-    if (report.missing_pages().missing_pages() == 0) end_lazily();
-    control_.send_body(report.missing_pages());
-    return;
-  }
   if (!report.has_round_received()) return;
   round_received_ = report.round_received().round();
   proto::RoundPlaced placed;
@@ -263,17 +267,17 @@ void Incoming::begin_lazily() {
     stale.push_back({span.start(), span.end()});
   MappingsRestorer& mappings = skeleton_->mappings();
   mappings.begin_lazily(stale);
-  proto::PageOrder order;
-  order.mutable_serve_space()->set_space(0);
-  const int descriptors[] = {mappings.lazy_userfaultfd()};
-  pages_->link().send(order, descriptors);
+  post_copy_.begin(pages_->link(), mappings.take_lazy_userfaultfd());
   mark_phase("dest_lazy");
 }
 
-// With the last descriptor gone, memory that is touched for the first time is the kernel's again.
-void Incoming::end_lazily() {
-  lazy_ = false;
-  skeleton_->mappings().end_lazily();
+void Incoming::take_missing_pages(const proto::MissingPages& news) {
+  if (news.missing_pages() == 0 && post_copy_.incomplete()) {
+    post_copy_.end();
+    lazy_ = false;
+    attempt("journal", [&] { write_journal(State::kCommitted); });
+  }
+  control_.send_body(news);
 }
 
 void Incoming::mark_phase(const char* name) {
@@ -294,9 +298,9 @@ void Incoming::brace(proto::Brace& brace) {
       record_.addresses.push_back(known->text());
     }
   }
-  if (!record_.addresses.empty()) write_journal(State::kBuilding);
-  network_.brace(brace);
   lazy_ = brace.lazy();
+  if (lazy_ || !record_.addresses.empty()) write_journal(State::kBuilding);
+  network_.brace(brace);
   if (lazy_) {
     skeleton_->mappings().prepare_lazily();
   } else {
@@ -432,6 +436,7 @@ void Incoming::finish_alone() {
 
 void Incoming::write_journal(State state) {
   record_.state = state;
+  record_.misses_pages = lazy_;
   journal_.write(record_);
 }
 

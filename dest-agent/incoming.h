@@ -20,15 +20,16 @@
 #include "dest-agent/network.h"
 #include "dest-agent/nursery.h"
 #include "dest-agent/options.h"
+#include "dest-agent/post_copy.h"
 #include "dest-agent/skeleton.h"
 
 namespace godwit {
 
 class Incoming {
  public:
-  // Answers Hello. `control` must outlive this.
+  // Answers Hello. `control` must outlive this, and `daemon`, the session's link.
   Incoming(const DestOptions& options, const KeyFolder& keys, Channel& control,
-           const proto::Hello& hello);
+           const proto::Hello& hello, int daemon);
   Incoming(const Incoming&) = delete;
   Incoming& operator=(const Incoming&) = delete;
   ~Incoming();
@@ -53,7 +54,8 @@ class Incoming {
 
   bool committed() const { return committed_; }
   // It runs here and pages of it are still at the source.
-  bool misses_pages() const { return committed_ && lazy_; }
+  bool misses_pages() const { return committed_ && post_copy_.incomplete(); }
+  PostCopy& post_copy() { return post_copy_; }
   // The source may hang up without that being a failure.
   bool ended_by_peer() const { return check_only_; }
   // -1 while there is no page server.
@@ -64,7 +66,7 @@ class Incoming {
   void publish_areas(std::uint64_t generation);
   void await_round(std::uint32_t round);
   void begin_lazily();
-  void end_lazily();
+  void take_missing_pages(const proto::MissingPages& news);
   void handle_page_report(const proto::PageReport& report);
   void verify(const proto::Process& expected);
   void apply(const proto::Corrections& corrections);
@@ -100,7 +102,8 @@ class Incoming {
   proto::Corrections early_corrections_;               // came before Commit
   std::uint32_t round_received_ = 0;
   UniqueFd fault_connection_;  // until there is a page server
-  bool lazy_ = false;          // from Brace until every page is here
+  bool lazy_ = false;          // it is to run before every page is here, until they are
+  PostCopy post_copy_;
   proto::RoundReceived last_round_;
   std::int64_t phase_began_ns_ = 0;
   std::vector<proto::Phase> phases_;

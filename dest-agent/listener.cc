@@ -15,6 +15,7 @@
 #include "common/base/log.h"
 #include "common/kernel/fd_passing.h"
 #include "common/wire/prompt_messages.h"
+#include "dest-agent/post_copy.h"
 #include "dest-agent/recovery.h"
 #include "dest-agent/session.h"
 
@@ -60,13 +61,6 @@ UniqueFd open_signals() {
   return fd;
 }
 
-// Takes notice of what the session has said meanwhile.
-bool is_peer_known(const UniqueFd& link, bool& known) {
-  char said = 0;
-  if (!known) known = ::recv(link.get(), &said, 1, MSG_DONTWAIT) == 1 && said == kPeerKnown;
-  return known;
-}
-
 void unblock_signals() {
   sigset_t none;
   sigemptyset(&none);
@@ -87,6 +81,9 @@ void Listener::run() {
     for (const Pending& pending : pending_) {
       waits.push_back({pending.socket.get(), POLLIN | POLLRDHUP, 0});
     }
+    for (const auto& [pid, session] : sessions_) {
+      waits.push_back({session.link.get(), POLLIN, 0});
+    }
     if (::poll(waits.data(), waits.size(), poll_timeout_ms()) < 0 && errno != EINTR) {
       throw_system("poll");
     }
@@ -96,6 +93,7 @@ void Listener::run() {
       log_info("stopping signal={} sessions={}", signal.ssi_signo, sessions_.size());
       return;
     }
+    hear_sessions();
     reap_sessions();
     serve_pending(std::span(waits).subspan(2));
     if ((waits[1].revents & POLLIN) != 0) accept_connection();
@@ -177,8 +175,9 @@ void Listener::pass_pages(const Preface& preface, UniqueFd socket) {
   for (auto& [pid, session] : sessions_) {
     if (session.migration_id != preface.migration_id) continue;
     const char kind = static_cast<char>(preface.kind);
+    if (preface.kind == ConnectionKind::kResume) session.passed.clear();
     if (session.passed.find(kind) != std::string::npos) continue;
-    if (!is_peer_known(session.link, session.peer_known)) continue;
+    if (!session.peer_known || !session.link.valid()) continue;
     session.passed.push_back(kind);
     try {
       send_fd(session.link.get(), socket.get(), kind);
@@ -191,6 +190,23 @@ void Listener::pass_pages(const Preface& preface, UniqueFd socket) {
       fmt::format("page connection refused: no migration {} waits for one", preface.migration_id));
 }
 
+// Takes notice of what sessions have said meanwhile. A link that has ended is heard no longer.
+void Listener::hear_sessions() {
+  for (auto& [pid, session] : sessions_) {
+    try {
+      while (session.link.valid()) {
+        std::optional<Passed> passed = try_receive_passed(session.link.get());
+        if (!passed) break;
+        if (passed->kind == kPeerKnown) session.peer_known = true;
+        if (passed->kind == PostCopy::kComplete) session.held.clear();
+        if (passed->fd.valid()) session.held.push_back(std::move(*passed));
+      }
+    } catch (const Error&) {
+      session.link.reset();
+    }
+  }
+}
+
 bool Listener::make_room() {
   std::size_t known = 0;
   std::size_t strangers = 0;
@@ -198,7 +214,7 @@ bool Listener::make_room() {
   for (auto at = sessions_.begin(); at != sessions_.end(); ++at) {
     Session& session = at->second;
     if (session.ending) continue;
-    if (is_peer_known(session.link, session.peer_known)) {
+    if (session.peer_known) {
       ++known;
       continue;
     }
@@ -234,15 +250,45 @@ void Listener::start_session(const Preface& preface, UniqueFd socket) {
   }
   if (pid == 0) {
     here.reset();
-    listening_.reset();
-    signals_.reset();
-    pending_.clear();
-    sessions_.clear();
-    unblock_signals();
+    close_all();
     ::_exit(run_session(options_, preface.migration_id, std::move(socket), std::move(there)));
   }
   log_info("migration={} session={}", preface.migration_id, pid);
   sessions_.emplace(pid, Session{preface.migration_id, std::move(here), monotonic_ns()});
+}
+
+// In a session that was just forked.
+void Listener::close_all() {
+  listening_.reset();
+  signals_.reset();
+  pending_.clear();
+  sessions_.clear();
+  unblock_signals();
+}
+
+void Listener::replace_session(Session session) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    log_error("migration={} socketpair: {}", session.migration_id, errno_text(errno));
+    return;
+  }
+  UniqueFd here(ends[0]);
+  UniqueFd there(ends[1]);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    here.reset();
+    close_all();
+    ::_exit(run_orphan_session(options_, session.migration_id, std::move(session.held),
+                               std::move(there)));
+  }
+  if (pid < 0) {
+    log_error("migration={} fork: {}", session.migration_id, errno_text(errno));
+    return;
+  }
+  log_warning("migration={} session={} takes over: pages are missing", session.migration_id, pid);
+  session.link = std::move(here);
+  session.passed.clear();
+  sessions_.emplace(pid, std::move(session));
 }
 
 void Listener::reap_sessions() {
@@ -253,11 +299,14 @@ void Listener::reap_sessions() {
     const auto session = sessions_.find(pid);
     if (session == sessions_.end()) continue;
     const std::string id = session->second.migration_id;
-    const bool known = is_peer_known(session->second.link, session->second.peer_known);
+    const bool known = session->second.peer_known;
+    Session ended = std::move(session->second);
     sessions_.erase(session);
     log_info("migration={} session={} ended status={}", id, pid, status);
     // A stranger can name any migration, and has begun none.
     if (known) recover_destination(options_.state_dir, id);
+    if (!ended.held.empty() && is_running(options_.state_dir, id))
+      replace_session(std::move(ended));
   }
 }
 

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "common/base/unique_fd.h"
+#include "common/kernel/fd_passing.h"
 #include "common/wire/preface.h"
 #include "dest-agent/options.h"
 
@@ -43,8 +44,9 @@ class Listener {
     UniqueFd link;  // page connections go over it, one of a kind, and kPeerKnown comes back
     std::int64_t began_ns = 0;
     bool peer_known = false;
-    std::string passed;   // kinds of connections that it has
-    bool ending = false;  // killed to make room
+    std::string passed;        // kinds of connections that it has
+    std::vector<Passed> held;  // while pages are missing: see dest-agent/post_copy.h
+    bool ending = false;       // killed to make room
   };
 
   void accept_connection();
@@ -57,6 +59,10 @@ class Listener {
   bool make_room();
   void pass_pages(const Preface& preface, UniqueFd socket);
   void reap_sessions();
+  // In place of one that was killed while its process missed pages.
+  void replace_session(Session session);
+  void hear_sessions();
+  void close_all();
   int poll_timeout_ms() const;
   // What strangers do is told once a second at most: they must not fill the log.
   void complain(const std::string& what);

@@ -184,6 +184,16 @@ void recover_destinations(const std::string& state_dir) noexcept {
   }
 }
 
+bool is_running(const std::string& state_dir, const std::string& migration_id) noexcept {
+  try {
+    const auto record = find_record(JournalFolder(state_dir), migration_id);
+    return record && record->state == State::kCommitted && is_alive(record->process);
+  } catch (const std::exception& error) {
+    log_error("migration={}: {}", migration_id, error.what());
+    return true;  // what is held stays held
+  }
+}
+
 proto::Outcome settle_outcome(const std::string& state_dir, const proto::OutcomeRequest& asked) {
   const JournalFolder folder(state_dir);
   proto::Outcome outcome;
@@ -197,6 +207,7 @@ proto::Outcome settle_outcome(const std::string& state_dir, const proto::Outcome
   if (step == RecoveryStep::kKeepRunning || record.state == State::kCommitted) {
     outcome.set_kind(proto::Outcome::COMMITTED);
     outcome.set_host_pid(record.process.pid);
+    outcome.set_misses_pages(record.misses_pages);
     if (asked.settled()) folder.remove(record);
   } else if (step == RecoveryStep::kLeaveAlone) {
     outcome.set_kind(proto::Outcome::RUNNING);  // it does not end: it may still commit

@@ -17,6 +17,9 @@ void recover_destination(const std::string& state_dir, const std::string& migrat
 // At the daemon's start: all that earlier sessions left. Never throws.
 void recover_destinations(const std::string& state_dir) noexcept;
 
+// The migration has been committed and its process lives.
+bool is_running(const std::string& state_dir, const std::string& migration_id) noexcept;
+
 // Settles for good what became of a migration: a session that has not committed is ended first, so
 // that an answer of UNKNOWN stays true; RUNNING when it does not end. A committed one is remembered
 // until the source says that it has settled. Throws Error, also for a journal that can't be read:

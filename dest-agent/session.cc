@@ -19,6 +19,7 @@
 #include "common/wire/prompt_messages.h"
 #include "dest-agent/incoming.h"
 #include "dest-agent/recovery.h"
+#include "dest-agent/resumed_session.h"
 
 namespace godwit {
 namespace {
@@ -98,6 +99,10 @@ void take_page_connection(Incoming& incoming, int page_connections) {
   char kind = 0;
   UniqueFd connection = receive_fd(page_connections, &kind);
   if (!connection.valid()) return;
+  if (kind == static_cast<char>(ConnectionKind::kResume)) {
+    // It has lost this connection, which only looks alive from here; it comes again.
+    throw Error("the source resumes on another connection", ECONNRESET);
+  }
   if (kind == static_cast<char>(ConnectionKind::kFaults)) {
     incoming.start_faults(std::move(connection));
   } else {
@@ -202,7 +207,7 @@ int serve(const DestOptions& options, const std::string& migration_id, UniqueFd 
          migration_id);
   }
   try {
-    Incoming incoming(options, keys, control, first.hello());
+    Incoming incoming(options, keys, control, first.hello(), link.get());
     try {
       converse(incoming, control, link.get());
       return 0;
@@ -211,6 +216,9 @@ int serve(const DestOptions& options, const std::string& migration_id, UniqueFd 
         // The task runs here now: what is left to do needs no source.
         log_warning("migration={} after the commit: {}", migration_id, error.what());
         incoming.finish_alone();
+        if (!incoming.misses_pages()) return 0;
+        control.close();
+        run_resumed_session(options, keys, migration_id, link.get(), incoming.post_copy());
         return 0;
       }
       throw;
@@ -230,6 +238,19 @@ int serve(const DestOptions& options, const std::string& migration_id, UniqueFd 
 }
 
 }  // namespace
+
+int run_orphan_session(const DestOptions& options, const std::string& migration_id,
+                       std::vector<Passed> held, UniqueFd link) {
+  try {
+    const KeyFolder keys = load_keys(options.keys, "destination", KeyValidity::kJudgedByPeer);
+    PostCopy post_copy(link.get(), std::move(held));
+    run_resumed_session(options, keys, migration_id, link.get(), post_copy);
+    return 0;
+  } catch (const std::exception& error) {
+    log_error("migration={} {}", migration_id, error.what());
+    for (;;) ::pause();  // what is held must not be closed
+  }
+}
 
 int run_session(const DestOptions& options, const std::string& migration_id, UniqueFd control,
                 UniqueFd link) {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "common/base/unique_fd.h"
+#include "common/kernel/fd_passing.h"
 #include "dest-agent/options.h"
 
 namespace godwit {
@@ -17,5 +19,9 @@ inline constexpr char kPeerKnown = 'K';
 // recover_destination().
 int run_session(const DestOptions& options, const std::string& migration_id, UniqueFd control,
                 UniqueFd link);
+// In place of a session that was killed while pages were missing: `held` is what it had passed to
+// the daemon (post_copy.h).
+int run_orphan_session(const DestOptions& options, const std::string& migration_id,
+                       std::vector<Passed> held, UniqueFd link);
 
 }  // namespace godwit

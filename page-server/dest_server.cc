@@ -43,6 +43,7 @@ class DestServer {
   void set_areas(const proto::SetAreas& order);
   void start_faults(PageServiceLink::Order& order);
   void serve_space(PageServiceLink::Order& order);
+  void resume_spaces(PageServiceLink::Order& order);
   void receive_frames();
   void place_frames();
   void receive_and_place();
@@ -59,6 +60,7 @@ class DestServer {
   std::map<std::uint32_t, PagePlacer> spaces_;   // guarded by mutex_
   std::map<std::uint32_t, Received> received_;   // of the round that runs; the placer's
   std::map<std::uint32_t, PageBitmap> missing_;  // of a lazy round; guarded by mutex_
+  std::vector<LazyMemory::Held> held_;           // until they are resumed
   FaultService faults_;
   bool started_ = false;
 };
@@ -101,6 +103,12 @@ bool DestServer::carry_out(PageServiceLink::Order& order) {
       return true;
     case proto::PageOrder::kStartFaults:
       start_faults(order);
+      return true;
+    case proto::PageOrder::kHoldSpace:
+      held_.push_back({order.order.hold_space().parent(), take_fd(order, 0, "userfaultfd")});
+      return true;
+    case proto::PageOrder::kResumeSpaces:
+      resume_spaces(order);
       return true;
     case proto::PageOrder::kServeSpace:
       serve_space(order);
@@ -161,7 +169,21 @@ void DestServer::serve_space(PageServiceLink::Order& order) {
     const std::lock_guard lock(mutex_);
     missing = std::move(missing_[space]);
   }
-  faults_.serve(space, take_fd(order, 0, "userfaultfd"), std::move(missing));
+  faults_.serve(space, take_fd(order, 0, "userfaultfd"), std::move(missing),
+                MissingLedger(take_fd(order, 1, "ledger")));
+}
+
+void DestServer::resume_spaces(PageServiceLink::Order& order) {
+  const PageBitmap missing =
+      faults_.resume(std::move(held_), MissingLedger(take_fd(order, 0, "ledger")));
+  proto::PageReport report;
+  proto::StillMissing& still = *report.mutable_still_missing();
+  missing.for_each_run([&](const PageRange& run) {
+    proto::PageSpan& span = *still.add_spans();
+    span.set_start(run.start);
+    span.set_end(run.end);
+  });
+  link_.send(report);
 }
 
 void DestServer::receive_frames() try {
@@ -190,9 +212,9 @@ bool DestServer::receive(PageFrame& frame) try {
 void DestServer::place(PageFrame& frame) try {
   frame.verify();
   const bool pages = frame.type() == PageFrame::Type::kPages;
-  const bool lazy = pages && faults_.serves(frame.space());
-  if (lazy) {
-    faults_.place(frame);
+  const bool missing = frame.type() == PageFrame::Type::kMissing;
+  if (!missing && faults_.serves(frame.space())) {
+    if (pages) faults_.place(frame);
   } else {
     std::unique_lock lock(mutex_);
     auto found = spaces_.end();
@@ -200,7 +222,7 @@ void DestServer::place(PageFrame& frame) try {
       found = spaces_.find(frame.space());
       return found != spaces_.end() && found->second.generation() >= frame.generation();
     });
-    if (frame.type() == PageFrame::Type::kMissing) note_missing(frame);
+    if (missing) note_missing(frame);
     if (pages) found->second.place(frame);
   }
   Received& received = received_[frame.space()];

@@ -25,21 +25,44 @@ constexpr std::uint64_t kPiecePages = 16;
 FaultService::FaultService(PageServiceLink& link)
     : link_(link), placed_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!placed_.valid()) throw_system("eventfd");
+  memory_.tell_children([this](std::uint32_t parent, int uffd) { tell_child(parent, uffd); });
 }
 
 void FaultService::connect(TlsStream stream) {
   if (stream_) fail("a second connection for page faults");
   stream_.emplace(std::move(stream));
+  start();
 }
 
-void FaultService::serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing) {
+void FaultService::serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing,
+                         MissingLedger ledger) {
   if (!stream_) fail("faults are to be served before their connection is there");
   {
     const std::lock_guard lock(mutex_);
+    memory_.keep_ledger(std::move(ledger));
     memory_.add(space, std::move(uffd), std::move(missing));
-    if (std::exchange(running_, true)) return;
+  }
+  start();
+}
+
+PageBitmap FaultService::resume(std::vector<LazyMemory::Held> held, MissingLedger ledger) {
+  const std::lock_guard lock(mutex_);
+  memory_.resume(std::move(held), std::move(ledger));
+  return memory_.missing_at_source(0);
+}
+
+void FaultService::start() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!stream_ || !memory_.has(0) || std::exchange(running_, true)) return;
   }
   std::thread([this] { run(); }).detach();
+}
+
+void FaultService::tell_child(std::uint32_t parent, int uffd) {
+  proto::PageReport report;
+  report.mutable_forked_space()->set_parent(parent);
+  link_.send(report, std::span(&uffd, 1));
 }
 
 bool FaultService::serves(std::uint32_t space) const {

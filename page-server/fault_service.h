@@ -25,14 +25,19 @@ class FaultService {
 
   // The connection for faults, accepted and shown to belong to this migration.
   void connect(TlsStream stream);
-  // From now on faults of this address space are served; the thread starts with the first.
-  void serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing);
+  // Goes on for another page server; what is missing, by the source's addresses.
+  PageBitmap resume(std::vector<LazyMemory::Held> held, MissingLedger ledger);
+  // From now on faults of this address space are served; the thread starts when there is a
+  // connection as well.
+  void serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing, MissingLedger ledger);
   // Frames of the page connection are for it.
   bool serves(std::uint32_t space) const;
   // From the thread that receives the page connection.
   void place(const PageFrame& frame);
 
  private:
+  void start();
+  void tell_child(std::uint32_t parent, int uffd);
   void run();
   // Waits for a fault, an event, an answer, or somebody who has placed pages.
   bool wait_for_answer();

@@ -17,17 +17,40 @@ namespace godwit {
 namespace {
 
 constexpr std::size_t kMessagesAtOnce = 16;
+// A range that ends beyond what a processor's processes can have is refused as a whole.
+constexpr PageRange kHalvesOfMemory[] = {{64 << 10, (1ULL << 47) - kPageSize},
+                                         {1ULL << 47, (1ULL << 48) - kPageSize}};
 
 PageRange page_at(Address page) { return {page, page + kPageSize}; }
 
 }  // namespace
 
 void LazyMemory::add(std::uint32_t space, UniqueFd uffd, PageBitmap missing) {
+  Space& added = new_space(space, std::move(uffd), kNoParent);
+  added.missing = std::move(missing);
+  added.missing.for_each_run(
+      [&](const PageRange& run) { note(LedgerRecord::Kind::kMissing, added, run); });
+}
+
+LazyMemory::Space& LazyMemory::new_space(std::uint32_t number, UniqueFd uffd,
+                                         std::uint64_t parent) {
   auto added = std::make_unique<Space>();
-  added->number = space;
+  added->index = static_cast<std::uint32_t>(spaces_.size());
+  added->number = number;
   added->uffd = std::move(uffd);
-  added->missing = std::move(missing);
   spaces_.push_back(std::move(added));
+  note(LedgerRecord::Kind::kSpace, *spaces_.back(), {number, parent});
+  return *spaces_.back();
+}
+
+void LazyMemory::note(LedgerRecord::Kind kind, const Space& space, const PageRange& range,
+                      Address to) {
+  ledger_.add({kind, space.index, range, to});
+}
+
+void LazyMemory::end(Space& space) {
+  space.gone = true;
+  note(LedgerRecord::Kind::kGone, space, {});
 }
 
 bool LazyMemory::has(std::uint32_t space) const {
@@ -78,11 +101,11 @@ void LazyMemory::serve(Space& space) {
           fork(space, UniqueFd(static_cast<int>(message.arg.fork.ufd)));
           break;
         case UFFD_EVENT_REMAP:
-          move(space, message.arg.remap.from, message.arg.remap.to, message.arg.remap.len);
+          moved(space, message.arg.remap.from, message.arg.remap.to, message.arg.remap.len);
           break;
         case UFFD_EVENT_REMOVE:
         case UFFD_EVENT_UNMAP:
-          forget(space, {message.arg.remove.start, message.arg.remove.end});
+          forgotten(space, {message.arg.remove.start, message.arg.remove.end});
           break;
         default:
           fail("userfaultfd: unknown event {:#x}", message.event);
@@ -118,7 +141,7 @@ bool LazyMemory::answer_with_zeros(Space& space, Address page) {
       return true;
     case ESRCH:
     case ENOSPC:
-      space.gone = true;
+      end(space);
       return true;
     default:
       throw_errno(outcome.code, fmt::format("giving the process a page at {:x}", page));
@@ -126,12 +149,24 @@ bool LazyMemory::answer_with_zeros(Space& space, Address page) {
 }
 
 void LazyMemory::fork(const Space& parent, UniqueFd uffd) {
-  auto child = std::make_unique<Space>();
-  child->number = parent.number;
-  child->uffd = std::move(uffd);
-  parent.missing.for_each_run([&](const PageRange& run) { child->missing.set(run); });
-  child->moved = parent.moved;
-  spaces_.push_back(std::move(child));
+  // First of all: without a second holder it would be lost with this program.
+  if (child_sink_) child_sink_(parent.index, uffd.get());
+  inherit(parent, new_space(parent.number, std::move(uffd), parent.index));
+}
+
+void LazyMemory::inherit(const Space& parent, Space& child) {
+  parent.missing.for_each_run([&](const PageRange& run) { child.missing.set(run); });
+  child.moved = parent.moved;
+}
+
+void LazyMemory::forgotten(Space& space, const PageRange& range) {
+  forget(space, range);
+  note(LedgerRecord::Kind::kForgotten, space, range);
+}
+
+void LazyMemory::moved(Space& space, Address from, Address to, std::uint64_t bytes) {
+  move(space, {from, from + bytes}, to);
+  note(LedgerRecord::Kind::kMoved, space, {from, from + bytes}, to);
 }
 
 void LazyMemory::forget(Space& space, const PageRange& range) {
@@ -152,9 +187,9 @@ void LazyMemory::forget(Space& space, const PageRange& range) {
   userfaultfd_wake(space.uffd.get(), range);
 }
 
-void LazyMemory::move(Space& space, Address from, Address to, std::uint64_t bytes) {
-  const PageRange old{from, from + bytes};
-  const PageRange now{to, to + bytes};
+void LazyMemory::move(Space& space, const PageRange& old, Address to) {
+  const Address from = old.start;
+  const PageRange now{to, to + old.bytes()};
   std::vector<PageRange> runs;
   std::vector<Moved> pieces;
   space.missing.for_each_run(old, [&](const PageRange& run) { runs.push_back(run); });
@@ -251,7 +286,7 @@ bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data)
         continue;
       }
       if (done == 0 && (outcome.code == ESRCH || outcome.code == ENOSPC)) {
-        space.gone = true;
+        end(space);
         return true;
       }
       if (done == 0) {
@@ -262,6 +297,7 @@ bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data)
         done = kPageSize;
       }
       space.missing.clear({here.start, here.start + done});
+      note(LedgerRecord::Kind::kThere, space, {here.start, here.start + done});
     }
     here.start += done;
     if (data != nullptr) data += done;
@@ -283,9 +319,63 @@ std::optional<FaultRequest> LazyMemory::take_request() {
   return request;
 }
 
-void LazyMemory::ask_again() {
-  wanted_.clear();
-  for (const auto& [key, asked] : asked_) wanted_.push_back({key.first, key.second});
+void LazyMemory::resume(std::vector<Held> held, MissingLedger ledger) {
+  ledger.replay([&](const LedgerRecord& record) { replay(record, held); });
+  ledger_ = std::move(ledger);
+  // Whose record is not there was forked in the last instant.
+  for (std::size_t at = spaces_.size(); at < held.size(); ++at) {
+    const std::uint32_t parent = held[at].parent;
+    if (parent >= spaces_.size()) fail("what is missing: no address space {}", parent);
+    Space& child = new_space(spaces_[parent]->number, std::move(held[at].uffd), parent);
+    inherit(*spaces_[parent], child);
+  }
+  // Faults that were read and not answered: those who wait look again, and are heard again.
+  for (const auto& space : spaces_) {
+    for (const PageRange& half : kHalvesOfMemory) userfaultfd_wake(space->uffd.get(), half);
+  }
+}
+
+void LazyMemory::replay(const LedgerRecord& record, std::vector<Held>& held) {
+  using Kind = LedgerRecord::Kind;
+  if (record.kind == Kind::kSpace) {
+    const std::uint64_t parent = record.range.end;
+    if (record.space != spaces_.size() || record.space >= held.size() ||
+        (parent != kNoParent && parent >= spaces_.size())) {
+      fail("what is missing: address space {} has no descriptor or no parent", record.space);
+    }
+    Space& space = new_space(static_cast<std::uint32_t>(record.range.start),
+                             std::move(held[record.space].uffd), parent);
+    if (parent != kNoParent) inherit(*spaces_[parent], space);
+    return;
+  }
+  if (record.space >= spaces_.size()) fail("what is missing: no address space {}", record.space);
+  Space& space = *spaces_[record.space];
+  switch (record.kind) {
+    case Kind::kMissing:
+      return space.missing.set(record.range);
+    case Kind::kThere:
+      return space.missing.clear(record.range);
+    case Kind::kForgotten:
+      return forget(space, record.range);
+    case Kind::kMoved:
+      return move(space, record.range, record.to);
+    default:
+      space.gone = true;
+  }
+}
+
+PageBitmap LazyMemory::missing_at_source(std::uint32_t number) const {
+  PageBitmap pages;
+  for (const auto& space : spaces_) {
+    if (space->gone || space->number != number) continue;
+    space->missing.for_each_run([&](const PageRange& run) {
+      if (space->moved.empty()) return pages.set(run);
+      for (Address at = run.start; at < run.end; at += kPageSize) {
+        pages.set(page_at(source_of(*space, at)));
+      }
+    });
+  }
+  return pages;
 }
 
 }  // namespace godwit

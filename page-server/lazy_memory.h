@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,6 +27,7 @@
 #include "common/base/unique_fd.h"
 #include "common/tracking/page_bitmap.h"
 #include "common/wire/fault_request.h"
+#include "page-server/missing_ledger.h"
 
 namespace godwit {
 
@@ -34,6 +36,21 @@ class LazyMemory {
   // From now on faults are served. `uffd`: non-blocking, with the events above. `space` is the
   // source's number of the address space.
   void add(std::uint32_t space, UniqueFd uffd, PageBitmap missing);
+
+  // Everything that changes is written down there from now on.
+  void keep_ledger(MissingLedger ledger) { ledger_ = std::move(ledger); }
+  // A forked child's descriptor, for somebody who can hold it as well; `parent` counts spaces.
+  using ChildSink = std::function<void(std::uint32_t parent, int uffd)>;
+  void tell_children(ChildSink sink) { child_sink_ = std::move(sink); }
+
+  // Goes on where another one was stopped: its descriptors in their order, and what it wrote down.
+  struct Held {
+    std::uint32_t parent = 0;
+    UniqueFd uffd;
+  };
+  void resume(std::vector<Held> held, MissingLedger ledger);
+  // What is missing by the source's addresses, of all spaces that have this number there.
+  PageBitmap missing_at_source(std::uint32_t space) const;
 
   bool has(std::uint32_t space) const;
   // Nothing is missing anywhere, or nobody is left who could miss it.
@@ -51,9 +68,6 @@ class LazyMemory {
 
   // The next page that somebody waits for and that was not asked for yet.
   std::optional<FaultRequest> take_request();
-  // The connection was lost: what was asked for and did not come is asked for again.
-  void ask_again();
-
   std::uint64_t zero_faults() const { return zero_faults_; }
   // From reading of a fault until the page was placed.
   const LatencyHistogram& latencies() const { return latencies_; }
@@ -65,7 +79,8 @@ class LazyMemory {
     Address there = 0;
   };
   struct Space {
-    std::uint32_t number = 0;
+    std::uint32_t index = 0;   // among all
+    std::uint32_t number = 0;  // the source's
     UniqueFd uffd;
     PageBitmap missing;         // by the addresses of now
     std::vector<Moved> moved;   // disjoint
@@ -78,9 +93,16 @@ class LazyMemory {
   void take_fault(Space& space, Address page);
   bool answer_with_zeros(Space& space, Address page);
   void fork(const Space& parent, UniqueFd uffd);
+  Space& new_space(std::uint32_t number, UniqueFd uffd, std::uint64_t parent);
+  void note(LedgerRecord::Kind kind, const Space& space, const PageRange& range, Address to = 0);
+  void replay(const LedgerRecord& record, std::vector<Held>& held);
+  void end(Space& space);
+  static void inherit(const Space& parent, Space& child);
+  void forgotten(Space& space, const PageRange& range);
+  void moved(Space& space, Address from, Address to, std::uint64_t bytes);
   // Whoever waits for something there looks again.
   static void forget(Space& space, const PageRange& range);
-  static void move(Space& space, Address from, Address to, std::uint64_t bytes);
+  static void move(Space& space, const PageRange& old, Address to);
   static Address source_of(const Space& space, Address page);
   // Where pages of the source are in this space, each with the data that belongs there.
   template <typename Sink>
@@ -90,6 +112,8 @@ class LazyMemory {
   void settle(std::uint32_t space, const PageRange& range);
 
   std::vector<std::unique_ptr<Space>> spaces_;
+  MissingLedger ledger_;
+  ChildSink child_sink_;
   std::map<Key, std::int64_t> asked_;  // since when, CLOCK_MONOTONIC
   std::deque<FaultRequest> wanted_;
   LatencyHistogram latencies_;

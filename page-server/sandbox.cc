@@ -51,6 +51,7 @@ constexpr std::initializer_list<int> kAllowed{
     SCMP_SYS(fcntl),
     SCMP_SYS(fstat),
     SCMP_SYS(lseek),
+    SCMP_SYS(ftruncate),
     SCMP_SYS(munmap),
     SCMP_SYS(mremap),
     SCMP_SYS(madvise),

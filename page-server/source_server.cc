@@ -98,6 +98,7 @@ class SourceServer {
   Space& space(std::uint32_t number);
   void start_faults(PageServiceLink::Order& order);
   void send_missing(const proto::SendMissing& order);
+  void leave_missing(const proto::LeaveMissing& order);
   void report_sent(std::uint32_t round, const RoundStatistics& statistics,
                    std::uint64_t missing_pages, std::int64_t began_ns);
   FrameSink& sink() { return queue_ ? static_cast<FrameSink&>(*queue_) : *direct_; }
@@ -134,6 +135,9 @@ bool SourceServer::carry_out(PageServiceLink::Order& order) {
       return true;
     case proto::PageOrder::kStartFaults:
       start_faults(order);
+      return true;
+    case proto::PageOrder::kLeaveMissing:
+      leave_missing(order.order.leave_missing());
       return true;
     case proto::PageOrder::kSendMissing:
       background_stream_ =
@@ -321,6 +325,12 @@ void SourceServer::start_faults(PageServiceLink::Order& order) {
       die(link_, error.what());
     }
   }).detach();
+}
+
+void SourceServer::leave_missing(const proto::LeaveMissing& order) {
+  PageBitmap missing;
+  for (const proto::PageSpan& span : order.spans()) missing.set(range_of(span));
+  missing_.add(order.space(), missing);
 }
 
 // The task stands still for good, so that nothing is scanned again and nothing goes wrong with it.

@@ -67,14 +67,14 @@ UniqueFd connect_to(const HostPort& endpoint, std::int64_t deadline_ns) {
 }
 
 Channel connect_control(const HostPort& endpoint, const KeyFolder& keys,
-                        const std::string& migration_id) {
+                        const std::string& migration_id, ConnectionKind kind) {
   const std::int64_t deadline = monotonic_ns() + kConnectTimeoutNs;
   UniqueFd socket = connect_to(endpoint, deadline);
   return in_context(
       [&] {
         notice_lost_peer(socket.get());
         give_room_for_messages(socket.get());
-        send_preface(socket.get(), {ConnectionKind::kControl, migration_id});
+        send_preface(socket.get(), {kind, migration_id});
         return Channel(TlsStream::connect(std::move(socket), to_tls_material(keys), deadline));
       },
       "destination {}", endpoint.text());

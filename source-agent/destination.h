@@ -17,7 +17,8 @@ UniqueFd connect_to(const HostPort& endpoint, std::int64_t deadline_ns);
 
 // Connects, says what the connection is for, and does the TLS handshake as source.
 Channel connect_control(const HostPort& endpoint, const KeyFolder& keys,
-                        const std::string& migration_id);
+                        const std::string& migration_id,
+                        ConnectionKind kind = ConnectionKind::kControl);
 // The page connection, or the one for page faults, before TLS: the page server does the handshake.
 UniqueFd connect_pages(const HostPort& endpoint, const std::string& migration_id,
                        ConnectionKind kind = ConnectionKind::kPages);

@@ -57,7 +57,9 @@ void note_addresses(Migration& migration, const proto::Brace& brace) {
     const auto address = IpAddress::from_bytes(moved.address());
     if (address) migration.record.addresses.push_back(address->text());
   }
-  if (!migration.record.addresses.empty()) migration.write_journal();
+  // Whoever finds the journal must not end the copy here before all pages are there.
+  migration.record.misses_pages = migration.lazy;
+  if (migration.lazy || !migration.record.addresses.empty()) migration.write_journal();
 }
 
 // Queues empty as fast as the program and its peers read; as long as they do, they are waited for.

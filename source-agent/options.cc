@@ -108,6 +108,15 @@ void add_addressing(CLI::App& app, MigrateOptions& options) {
       ->capture_default_str();
 }
 
+void add_reconnect_timeout(CLI::App& app, MigrateOptions& options) {
+  add_parsed(app, "--reconnect-timeout",
+             "With pages missing there, try so long to reach the destination again", "TIME",
+             [&options](const std::string& text) {
+               options.reconnect_timeout_ns = parse_duration_ns(text);
+             })
+      ->default_str("60s");
+}
+
 void add_mode(CLI::App& app, MigrateOptions& options) {
   app.add_option("--mode", options.mode,
                  "pre: it runs there when every page is there; post: it runs there at once, and\n"
@@ -142,6 +151,7 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
         options.max_rounds = static_cast<int>(parse_count(text, 1, 1'000'000, "--max-rounds"));
       })
       ->default_str("30");
+  add_reconnect_timeout(app, options);
   app.add_flag("--verify", options.verify,
                "Compare the restored process with the description before it is released");
   add_state_dir(app, options);
@@ -230,6 +240,7 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   CLI::App* recover = app.add_subcommand("recover", "Settle what an agent that died left behind");
   recover->footer(kRecoverFooter);
   add_state_dir(*recover, options);
+  add_reconnect_timeout(*recover, options);
   add_verbosity(*recover, verbosity);
   recover->callback([&options] { options.command = Command::kRecover; });
   add_keys(*app.add_subcommand("keys", "Make the certificates of a cluster"), options);

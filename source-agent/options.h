@@ -39,6 +39,7 @@ struct MigrateOptions {
   std::int64_t max_downtime_ns = 10'000'000;
   std::uint64_t max_bandwidth_bytes_per_s = 0;  // 0: unlimited
   int max_rounds = 30;
+  std::int64_t reconnect_timeout_ns = 60'000'000'000;  // in post-copy; and kRecover
   bool verify = false;
 
   // kMigrate and kRecover.

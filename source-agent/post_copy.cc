@@ -1,21 +1,14 @@
 // Post-copy: the process runs at the destination, and what it misses is here. Its copy stands still
 // until the last page is there.
-#include <poll.h>
-
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "source-agent/migration.h"
+#include "source-agent/page_source.h"
 
 namespace godwit {
 namespace {
 
 constexpr int kTurnMs = 20;
-constexpr std::int64_t kMessageTimeoutNs = 10'000'000'000;
-
-bool is_readable(int fd) {
-  pollfd wait{fd, POLLIN, 0};
-  return ::poll(&wait, 1, 0) == 1;
-}
 
 void order_missing_pages(Migration& migration) {
   proto::PageOrder order;
@@ -23,44 +16,95 @@ void order_missing_pages(Migration& migration) {
   migration.pages->link().send(order);
 }
 
-void take_news(Migration& migration, const proto::MissingPages& news) {
-  PostCopyReport& report = migration.report.post_copy;
-  report.missing_pages = news.missing_pages();
-  report.faults = news.faults();
-  report.zero_faults = news.zero_faults();
-  report.fault_bytes = news.fault_bytes();
-  report.background_bytes = news.background_bytes();
-  report.latency_p50_ns = news.latency_p50_ns();
-  report.latency_p99_ns = news.latency_p99_ns();
-  report.latency_max_ns = news.latency_max_ns();
-  migration.progress.serve(report);
+// What a page server that is gone has counted, beside what its successor counts.
+class PostCopyNews {
+ public:
+  explicit PostCopyNews(Migration& migration) : migration_(migration) {}
+
+  void take(const proto::MissingPages& news) {
+    last_ = news;
+    PostCopyReport& report = migration_.report.post_copy;
+    report.missing_pages = news.missing_pages();
+    report.faults = before_.faults() + news.faults();
+    report.zero_faults = before_.zero_faults() + news.zero_faults();
+    report.fault_bytes = before_.fault_bytes() + news.fault_bytes();
+    report.background_bytes = before_.background_bytes() + news.background_bytes();
+    report.latency_p50_ns = news.latency_p50_ns();
+    report.latency_p99_ns = news.latency_p99_ns();
+    report.latency_max_ns = std::max(before_.latency_max_ns(), news.latency_max_ns());
+    migration_.progress.serve(report);
+  }
+  void begin_again() {
+    const PostCopyReport& report = migration_.report.post_copy;
+    before_.set_faults(report.faults);
+    before_.set_zero_faults(report.zero_faults);
+    before_.set_fault_bytes(report.fault_bytes);
+    before_.set_background_bytes(report.background_bytes);
+    before_.set_latency_max_ns(report.latency_max_ns);
+    ++migration_.report.post_copy.reconnects;
+  }
+
+ private:
+  Migration& migration_;
+  proto::MissingPages before_;
+  proto::MissingPages last_;
+};
+
+void serve_until_complete(Migration& migration, PostCopyNews& news) {
+  const PageService service{migration.control, migration.pages};
+  // What came before the commit was confirmed.
+  if (const auto early = std::exchange(migration.missing, std::nullopt)) {
+    news.take(*early);
+    if (early->missing_pages() == 0) return;
+  }
+  const MissingSink sink = [&](const proto::MissingPages& what) { news.take(what); };
+  while (!take_missing_pages(service, sink)) {
+    migration.network->forward_until(*migration.control, migration.pages->link().fd(), kTurnMs);
+    if (migration.progress.wants_ticks()) migration.progress.tick();
+  }
 }
 
-// True once every page is there.
-bool take_events(Migration& migration) {
-  while (migration.control->pending() || is_readable(migration.control->fd()) ||
-         is_readable(migration.pages->link().fd())) {
-    const auto envelope = take_event(migration, monotonic_ns() + kMessageTimeoutNs);
-    if (envelope) migration.control->refuse_unexpected(*envelope, "news of missing pages");
-  }
-  if (!migration.missing) return false;
-  take_news(migration, *migration.missing);
-  return migration.missing->missing_pages() == 0;
+// False: there is nothing left to do.
+bool resume(Migration& migration, PostCopyNews& news) {
+  migration.machine.apply(Event::kPeerGone);
+  news.begin_again();
+  const PageSource source{.peer = migration.options.to,
+                          .keys = &migration.keys,
+                          .migration_id = migration.id,
+                          .memory_fd = migration.task->memory_fd(),
+                          .pagemap_fd = migration.memory->pagemap_fd(),
+                          .bandwidth_bytes_per_s_max = migration.options.max_bandwidth_bytes_per_s};
+  const Resumption resumption = resume_service_in_time(source, {migration.control, migration.pages},
+                                                       migration.options.reconnect_timeout_ns);
+  migration.report.pid_destination = resumption.host_pid;
+  if (resumption.complete) migration.report.post_copy.missing_pages = 0;
+  return !resumption.complete;
 }
 
 }  // namespace
 
 void serve_pages(Migration& migration) {
   const std::int64_t began_ns = monotonic_ns();
-  migration.report.post_copy.pages = migration.sent.missing_pages();
-  log_info("migration={} it runs there as pid {}, {} pages are missing", migration.id,
-           migration.report.pid_destination, migration.sent.missing_pages());
-  order_missing_pages(migration);
-  while (!take_events(migration)) {
-    migration.network->forward_until(*migration.control, migration.pages->link().fd(), kTurnMs);
-    if (migration.progress.wants_ticks()) migration.progress.tick();
-  }
   PostCopyReport& report = migration.report.post_copy;
+  report.pages = migration.sent.missing_pages();
+  report.missing_pages = report.pages;
+  log_info("migration={} it runs there as pid {}, {} pages are missing", migration.id,
+           migration.report.pid_destination, report.pages);
+  PostCopyNews news(migration);
+  bool connected = false;
+  for (;;) {
+    try {
+      if (!connected && report.reconnects == 0 && migration.control) order_missing_pages(migration);
+      connected = true;
+      serve_until_complete(migration, news);
+      break;
+    } catch (const Error& error) {
+      log_warning("migration={} pages of pid {} are missing at {}, connecting again: {}",
+                  migration.id, migration.report.pid_destination, migration.options.to.text(),
+                  error.what());
+      if (!resume(migration, news)) break;
+    }
+  }
   report.ns = monotonic_ns() - began_ns;
   migration.report.bytes_sent += report.fault_bytes + report.background_bytes;
   migration.report.pages_sent += report.pages;

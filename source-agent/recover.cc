@@ -2,9 +2,12 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
+#include <fcntl.h>
+
 #include <filesystem>
 #include <optional>
 
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/kernel/agent_privileges.h"
 #include "common/kernel/cgroup_fs.h"
@@ -12,6 +15,7 @@
 #include "common/remote/remote_task.h"
 #include "source-agent/left_sockets.h"
 #include "source-agent/migration.h"
+#include "source-agent/page_source.h"
 #include "source-agent/session.h"
 
 namespace godwit {
@@ -76,8 +80,47 @@ void say_settled(const JournalRecord& record) noexcept {
   }
 }
 
+// The process runs there, and pages of it are in the frozen copy here. False: still so.
+bool serve_rest(const JournalRecord& record, std::int64_t timeout_ns,
+                const std::function<void(const std::string&)>& progress) {
+  constexpr int kTurnMs = 100;
+  const KeyFolder keys = load_keys(record.keys_dir, "source");
+  const std::string folder = fmt::format("/proc/{}/", record.process.pid);
+  const UniqueFd memory = open_file(folder + "mem", O_RDONLY);
+  const UniqueFd pagemap = open_file(folder + "pagemap", O_RDONLY);
+  const PageSource source{.peer = parse_host_port(record.peer),
+                          .keys = &keys,
+                          .migration_id = record.migration_id,
+                          .memory_fd = memory.get(),
+                          .pagemap_fd = pagemap.get()};
+  std::optional<Channel> control;
+  std::optional<PageServerProcess> pages;
+  const PageService service{control, pages};
+  std::uint64_t missing = 0;
+  const MissingSink sink = [&](const proto::MissingPages& news) { missing = news.missing_pages(); };
+  const std::int64_t deadline_ns = monotonic_ns() + timeout_ns;
+  for (;;) {
+    try {
+      if (resume_service_in_time(source, service, timeout_ns).complete) break;
+      progress(fmt::format("{}: pid {} runs at {}, its missing pages follow from here",
+                           record.migration_id, record.process.pid, record.peer));
+      while (!take_missing_pages(service, sink)) wait_for_news(service, kTurnMs);
+      break;
+    } catch (const Error& error) {
+      if (monotonic_ns() < deadline_ns) continue;
+      progress(fmt::format("{}: pid {} stays frozen, pages of it are missing at {}: {}",
+                           record.migration_id, record.process.pid, record.peer, error.what()));
+      return false;
+    }
+  }
+  control->send_body(proto::Finish{});
+  control->receive_body<proto::Finished>(monotonic_ns() + timeout_ns);
+  return true;
+}
+
 // False when it stays in doubt.
 bool ask_and_settle(const RecoveryFacts& facts, const JournalRecord& record,
+                    std::int64_t timeout_ns,
                     const std::function<void(const std::string&)>& progress) {
   proto::Outcome outcome;
   try {
@@ -94,6 +137,7 @@ bool ask_and_settle(const RecoveryFacts& facts, const JournalRecord& record,
     return false;
   }
   const bool moved = outcome.kind() == proto::Outcome::COMMITTED;
+  if (moved && outcome.misses_pages() && !serve_rest(record, timeout_ns, progress)) return false;
   moved ? end_source(facts, record) : bring_back(facts, record);
   if (moved) say_settled(record);
   progress(fmt::format("{}: pid {} {}", record.migration_id, record.process.pid,
@@ -101,7 +145,7 @@ bool ask_and_settle(const RecoveryFacts& facts, const JournalRecord& record,
   return true;
 }
 
-bool recover_one(const JournalRecord& record,
+bool recover_one(const JournalRecord& record, std::int64_t timeout_ns,
                  const std::function<void(const std::string&)>& progress) {
   const RecoveryFacts facts = find_facts(record);
   const RecoveryStep step = decide_recovery(record, facts);
@@ -109,7 +153,7 @@ bool recover_one(const JournalRecord& record,
     case RecoveryStep::kLeaveAlone:
       return true;
     case RecoveryStep::kAsk:
-      return ask_and_settle(facts, record, progress);
+      return ask_and_settle(facts, record, timeout_ns, progress);
     case RecoveryStep::kEndSource:
       end_source(facts, record);
       break;
@@ -125,10 +169,14 @@ bool recover_one(const JournalRecord& record,
   return true;
 }
 
+// Another migration waits for it.
+constexpr std::int64_t kQuietNs = 10'000'000'000;
+
 // What was meant for its operator goes to the log; true when it is settled.
 bool recover_quietly(const JournalFolder& folder, const JournalRecord& record) {
   try {
-    if (!recover_one(record, [](const std::string& line) { log_info("recovered {}", line); })) {
+    if (!recover_one(record, kQuietNs,
+                     [](const std::string& line) { log_info("recovered {}", line); })) {
       return false;
     }
     folder.remove(record);
@@ -188,7 +236,7 @@ bool run_recover(const MigrateOptions& options,
     if (is_alive(record.agent)) continue;
     const UniqueFd claim = folder.claim(record);
     if (!claim.valid()) continue;
-    if (recover_one(record, progress)) {
+    if (recover_one(record, options.reconnect_timeout_ns, progress)) {
       folder.remove(record);
     } else {
       settled = false;

@@ -76,7 +76,8 @@ std::string journal_json(const JournalRecord& record) {
                   {"nft_table", record.nft_table},
                   {"addresses", record.addresses},
                   {"peer", record.peer},
-                  {"keys_dir", record.keys_dir}};
+                  {"keys_dir", record.keys_dir},
+                  {"misses_pages", record.misses_pages}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -98,6 +99,7 @@ JournalRecord parse_journal(const std::string& text) try {
   record.addresses = json.at("addresses").get<std::vector<std::string>>();
   record.peer = json.at("peer").get<std::string>();
   record.keys_dir = json.at("keys_dir").get<std::string>();
+  record.misses_pages = json.at("misses_pages").get<bool>();
   return record;
 } catch (const nlohmann::json::exception& error) {
   fail("no journal: {}", error.what());

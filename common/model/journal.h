@@ -37,6 +37,7 @@ struct JournalRecord {
   std::vector<std::string> addresses;  // added on this host, as "10.0.0.5/24 dev eth0"
   std::string peer;                    // source: ADDR:PORT of the destination
   std::string keys_dir;                // source: to ask the destination with
+  bool misses_pages = false;  // post-copy: the source's copy has pages that the destination's lacks
   friend bool operator==(const JournalRecord&, const JournalRecord&) = default;
 };
 

@@ -34,6 +34,7 @@ JournalRecord example() {
   record.addresses = {"10.0.0.5/24 dev eth0", "fd00::5/64 dev eth0"};
   record.peer = "[fd00::2]:7000";
   record.keys_dir = "/etc/godwit/alpha";
+  record.misses_pages = true;
   return record;
 }
 

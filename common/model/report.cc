@@ -55,6 +55,7 @@ Json post_copy_json(const PostCopyReport& report) {
               {"fault_latency_p50_ms", json_ms(report.latency_p50_ns)},
               {"fault_latency_p99_ms", json_ms(report.latency_p99_ns)},
               {"fault_latency_max_ms", json_ms(report.latency_max_ns)},
+              {"reconnects", report.reconnects},
               {"ms", json_ms(report.ns)}};
 }
 

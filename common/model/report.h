@@ -39,6 +39,7 @@ struct PostCopyReport {
   std::int64_t latency_p50_ns = 0;  // of faults, as the destination's page server sees it
   std::int64_t latency_p99_ns = 0;
   std::int64_t latency_max_ns = 0;
+  int reconnects = 0;   // connections and page servers that were lost and replaced
   std::int64_t ns = 0;  // from the switch until the last page was there
 };
 

@@ -157,21 +157,22 @@ void PageServiceLink::send(const proto::PageOrder& order, std::span<const int> f
   }
 }
 
-void PageServiceLink::send(const proto::PageReport& report) {
+void PageServiceLink::send(const proto::PageReport& report, std::span<const int> fds) {
   if (report.has_failed()) failed_ = true;
-  send_message(report, {}, kNoDeadline);
+  send_message(report, fds, kNoDeadline);
 }
 
-std::optional<proto::PageReport> PageServiceLink::try_receive(std::int64_t deadline_ns) {
+std::optional<proto::PageReport> PageServiceLink::try_receive(std::int64_t deadline_ns,
+                                                              std::vector<UniqueFd>* fds) {
   if (!wait(POLLIN, deadline_ns)) return std::nullopt;
   proto::PageReport report;
-  if (!receive_message(report, nullptr)) throw Error("the page server is gone", ECONNRESET);
+  if (!receive_message(report, fds)) throw Error("the page server is gone", ECONNRESET);
   if (report.has_failed()) throw Error("page server: " + report.failed().story());
   return report;
 }
 
-proto::PageReport PageServiceLink::receive(std::int64_t deadline_ns) {
-  std::optional<proto::PageReport> report = try_receive(deadline_ns);
+proto::PageReport PageServiceLink::receive(std::int64_t deadline_ns, std::vector<UniqueFd>* fds) {
+  std::optional<proto::PageReport> report = try_receive(deadline_ns, fds);
   if (!report) throw Error("the page server did not answer in time", ETIMEDOUT);
   return *std::move(report);
 }

@@ -44,13 +44,15 @@ class PageServiceLink {
   void send(const proto::PageOrder& order, std::span<const int> fds = {},
             std::int64_t deadline_ns = kNoDeadline);
   // The next report; a Failed one is thrown as an Error that tells its story.
-  proto::PageReport receive(std::int64_t deadline_ns);
+  // `fds`: takes the descriptors that came along.
+  proto::PageReport receive(std::int64_t deadline_ns, std::vector<UniqueFd>* fds = nullptr);
   // The same; nothing when none has come by then.
-  std::optional<proto::PageReport> try_receive(std::int64_t deadline_ns);
+  std::optional<proto::PageReport> try_receive(std::int64_t deadline_ns,
+                                               std::vector<UniqueFd>* fds = nullptr);
 
   // --- The page server's end
   // ------------------------------------------------------------------------
-  void send(const proto::PageReport& report);
+  void send(const proto::PageReport& report, std::span<const int> fds = {});
   // True from when a Failed report is on its way.
   bool has_failed() const { return failed_; }
   // Nothing when the agent closed its end. Waits as long as it takes.

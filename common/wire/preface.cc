@@ -66,7 +66,8 @@ std::optional<Preface> parse_preface(std::span<const std::byte> bytes) {
   if (!text.starts_with(kMagic) || !is_migration_id(id)) return std::nullopt;
   if (kind != static_cast<char>(ConnectionKind::kControl) &&
       kind != static_cast<char>(ConnectionKind::kPages) &&
-      kind != static_cast<char>(ConnectionKind::kFaults)) {
+      kind != static_cast<char>(ConnectionKind::kFaults) &&
+      kind != static_cast<char>(ConnectionKind::kResume)) {
     return std::nullopt;
   }
   if (padding.find_first_not_of('\0') != std::string_view::npos) return std::nullopt;

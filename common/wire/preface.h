@@ -2,7 +2,7 @@
 // connection is for, so that the daemon can hand it to the right session unopened.
 //
 //   offset 0   "GODWIT1\n"
-//   offset 8   kind: 'C' control, 'P' pages, 'F' page faults
+//   offset 8   kind: 'C' control, 'P' pages, 'F' page faults, 'R' control that resumes
 //   offset 9   migration id, 16 lower-case hex digits
 //   offset 25  seven zero bytes
 //
@@ -22,7 +22,7 @@ namespace godwit {
 
 inline constexpr std::size_t kPrefaceBytes = 32;
 
-enum class ConnectionKind : char { kControl = 'C', kPages = 'P', kFaults = 'F' };
+enum class ConnectionKind : char { kControl = 'C', kPages = 'P', kFaults = 'F', kResume = 'R' };
 
 struct Preface {
   ConnectionKind kind = ConnectionKind::kControl;

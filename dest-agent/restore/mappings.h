@@ -59,9 +59,8 @@ class MappingsRestorer {
   // In the blackout, when the layout stands and what travelled is in place: drops `stale` pages,
   // and registers all private anonymous memory with it.
   void begin_lazily(const std::vector<PageRange>& stale);
-  // It is to be served from then on, until end_lazily().
-  int lazy_userfaultfd() const { return lazy_userfaultfd_.get(); }
-  void end_lazily() { lazy_userfaultfd_.reset(); }
+  // It is to be served from then on. Once.
+  UniqueFd take_lazy_userfaultfd() { return std::move(lazy_userfaultfd_); }
   // The vDSO's final place, for RemoteTask::leave_home.
   PageRange vdso() const;
 

@@ -1,6 +1,7 @@
 """It runs there before its pages are there."""
 
 import os
+import random
 import re
 import signal
 import time
@@ -8,6 +9,7 @@ import unittest
 
 import workloads_test
 from harness import MoveCase, programs
+from harness.cases import number_from_environment
 from harness.programs import wait_until
 
 
@@ -15,7 +17,7 @@ class PostCopyTest(MoveCase):
     """Self-checking programs, moved with pages missing."""
 
     def move_lazily(self, workload, mode="post", *arguments):
-        run = workload.move(self.other(workload.host), "--mode", mode, *arguments)
+        run = workload.move(self.other(workload.host), "--mode", mode, "-v", "--reconnect-timeout", "3s", *arguments)
         self.assert_moved(run)
         return run
 
@@ -36,11 +38,7 @@ class PostCopyTest(MoveCase):
         workload = self.workload("changing_layout")
         for _ in range(2):
             target = self.other(workload.host)
-            migration = workload.host.start_migrate(
-                workload.pid, target, "--mode", "post", "--max-bandwidth", "20M", "-v")
-            line = migration.wait_for_line("it runs there as pid")
-            self.assertIsNotNone(line, migration.lines)
-            there = int(re.search(r"as pid (\d+)", line)[1])
+            migration, there = self.begin(workload)
             for _ in range(5):
                 os.kill(there, signal.SIGUSR1)
                 time.sleep(0.1)
@@ -52,6 +50,43 @@ class PostCopyTest(MoveCase):
             workload.follow(target, run)
             self.assertTrue(workload.is_running(), workload.story())
             wait_until("the children to be gone", lambda: not programs.children_of(workload.pid), 30)
+        self.assert_passes(workload)
+        self.assert_nothing_left()
+
+    def begin(self, workload, bandwidth="20M", *options):
+        """A move that has come to the point where pages are missing for a while: (run, pid there)."""
+        migration = workload.host.start_migrate(
+            workload.pid, self.other(workload.host), "--mode", "post",
+            "--max-bandwidth", bandwidth, "-v", *options)
+        line = migration.wait_for_line("it runs there as pid")
+        self.assertIsNotNone(line, migration.lines)
+        return migration, int(re.search(r"as pid (\d+)", line)[1])
+
+    def page_servers(self, migration):
+        """Those of both sides."""
+        parents = (migration.pid, *programs.children_of(self.a.agent.pid),
+                   *programs.children_of(self.b.agent.pid))
+        return [child for parent in parents for child in programs.children_of(parent)
+                if programs.name_of(child) == "page-server"]
+
+    def test_page_servers_are_killed(self):
+        """Again and again, on either side: the pair is made anew and goes on with what is missing."""
+        kills = number_from_environment("GODWIT_KILLS", 10)
+        chance = random.Random(4)
+        workload = self.workload("memory_checker", "256", "2", "2000")
+        target = self.other(workload.host)
+        migration, _ = self.begin(workload, "40M")
+        for _ in range(kills):
+            time.sleep(chance.uniform(0.05, 0.4))
+            victims = self.page_servers(migration)
+            if victims:
+                programs.send_signal(chance.choice(victims))
+        run = migration.wait(120)
+        self.assert_moved(run)
+        self.tell(f"{run.report['post_copy']}")
+        self.assertGreater(run.report["post_copy"]["reconnects"], kills // 2)
+        self.assertEqual(run.report["post_copy"]["missing_pages"], 0)
+        workload.follow(target, run)
         self.assert_passes(workload)
         self.assert_nothing_left()
 
