@@ -17,7 +17,7 @@ class PostCopyTest(MoveCase):
     """Self-checking programs, moved with pages missing."""
 
     def move_lazily(self, workload, mode="post", *arguments):
-        run = workload.move(self.other(workload.host), "--mode", mode, "-v", "--reconnect-timeout", "3s", *arguments)
+        run = workload.move(self.other(workload.host), "--mode", mode, *arguments)
         self.assert_moved(run)
         return run
 
@@ -81,12 +81,84 @@ class PostCopyTest(MoveCase):
             victims = self.page_servers(migration)
             if victims:
                 programs.send_signal(chance.choice(victims))
+        run = self.finish(workload, migration, target)
+        self.assertGreater(run.report["post_copy"]["reconnects"], kills // 2)
+
+    def finish(self, workload, migration, target):
+        """The migration ends as if nothing had happened; the program has all its bytes."""
         run = migration.wait(120)
         self.assert_moved(run)
         self.tell(f"{run.report['post_copy']}")
-        self.assertGreater(run.report["post_copy"]["reconnects"], kills // 2)
         self.assertEqual(run.report["post_copy"]["missing_pages"], 0)
         workload.follow(target, run)
+        self.assert_passes(workload)
+        self.assert_nothing_left()
+        return run
+
+    def test_connections_are_cut(self):
+        """Again and again: everything goes on over new ones."""
+        cuts = number_from_environment("GODWIT_KILLS", 10)
+        chance = random.Random(5)
+        workload = self.workload("memory_checker", "256", "2", "2000")
+        target = self.other(workload.host)
+        migration, _ = self.begin(workload, "40M")
+        for _ in range(cuts):
+            time.sleep(chance.uniform(0.05, 0.3))
+            host, end = chance.choice((("a", "dport"), ("b", "sport")))
+            self.network.run(host, "ss", "--kill", "--tcp", end, "=", "7070", check=True)
+        run = self.finish(workload, migration, target)
+        self.assertGreater(run.report["post_copy"]["reconnects"], cuts // 2)
+
+    def test_session_is_killed(self):
+        """The destination's session: another one takes over, with what the daemon holds."""
+        workload = self.workload("changing_layout")
+        target = self.other(workload.host)
+        migration, there = self.begin(workload, "10M")
+        os.kill(there, signal.SIGUSR1)
+        for _ in range(3):
+            time.sleep(0.2)
+            for session in programs.children_of(self.b.agent.pid):
+                if programs.name_of(session) == "dest-agent":
+                    programs.send_signal(session)
+        self.finish(workload, migration, target)
+
+    def test_migrate_is_killed(self):
+        """The copy here stays frozen, and what touches a missing page waits until recovery."""
+        workload = self.workload("memory_checker", "128", "2", "2000")
+        target = self.other(workload.host)
+        left = workload.pid
+        migration, there = self.begin(workload, "20M")
+        time.sleep(0.2)
+        programs.send_signal(migration.pid)
+        migration.wait(10)
+        self.assertTrue(programs.is_alive(left))
+        time.sleep(0.5)
+        self.assertTrue(programs.is_alive(there))
+        recovered = workload.host.recover()
+        self.assertEqual(recovered.returncode, 0, str(recovered))
+        workload.forget_original()
+        self.assertFalse(programs.is_alive(left))
+        workload.pid, workload.host = there, target
+        self.assert_passes(workload)
+        self.assert_nothing_left()
+
+    def test_nobody_comes_back(self):
+        """Without the source for too long: exit code 3, and recovery goes on with it later."""
+        workload = self.workload("memory_checker", "128", "2", "2000")
+        target = self.other(workload.host)
+        migration, there = self.begin(workload, "20M", "--reconnect-timeout", "1s")
+        self.network.cut("b")
+        for victim in self.page_servers(migration):
+            programs.send_signal(victim)
+        run = migration.wait(60)
+        self.assertEqual((run.code, run.report["state"]), (3, "PostCopy"), str(run))
+        self.assertGreater(run.report["post_copy"]["missing_pages"], 0)
+        self.network.heal("b")
+        self.assertTrue(programs.is_alive(there))
+        recovered = workload.host.recover()
+        self.assertEqual(recovered.returncode, 0, str(recovered))
+        workload.forget_original()
+        workload.pid, workload.host = there, target
         self.assert_passes(workload)
         self.assert_nothing_left()
 
