@@ -310,9 +310,18 @@ void Incoming::brace(proto::Brace& brace) {
 
 void Incoming::take_streams(proto::Streams& streams) {
   if (!skeleton_ || prepared_) fail("Streams came at the wrong time");
+  for (const std::uint32_t id : streams.as_ahead()) {
+    auto ahead = streams_ahead_.extract(id);
+    if (ahead.empty()) fail("fd {}: its description did not come", id);
+    proto::TcpStream& stream = *ahead.mapped().mutable_stream();
+    stream.set_timestamp(stream.timestamp() + streams.passed_ms());
+    skeleton_->confirm_stream(id, stream);
+    streams_.insert(std::move(ahead));
+  }
+  auto& known = streams.ahead() ? streams_ahead_ : streams_;
   for (proto::OpenFile& file : *streams.mutable_files()) {
-    skeleton_->finish_stream(file);
-    streams_[file.id()].Swap(file.mutable_tcp_socket());
+    skeleton_->finish_stream(file, streams.ahead());
+    known[file.id()].Swap(file.mutable_tcp_socket());
   }
 }
 

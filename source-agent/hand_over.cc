@@ -94,6 +94,15 @@ void expect_stop(Migration& migration) {
   if (!migration.options.verify) migration.capture->fd_table().expect_stop();
 }
 
+// The destination makes connections that stand still before the blackout.
+void send_streams_ahead(Migration& migration) {
+  proto::Streams streams = migration.capture->look_at_streams(*migration.task);
+  if (streams.files_size() == 0) return;
+  proto::Envelope& message = migration.stream_messages.emplace_back();
+  message.mutable_streams()->Swap(&streams);
+  migration.control->send(message);
+}
+
 // New connections are held back and those underway are let through to the program, so that none is
 // lost: a half-open one or one that waits in a backlog cannot be moved.
 void get_ready(Migration& migration) {
@@ -105,6 +114,7 @@ void get_ready(Migration& migration) {
   } else {
     publish_areas(migration);  // nothing is fresh any more
   }
+  send_streams_ahead(migration);
   migration.capture->look_at_threads(*migration.task);
   {
     proto::Brace brace = migration.network->prepare(process.fd_table());

@@ -274,16 +274,32 @@ void FdTableRestorer::cut_over(std::shared_ptr<const proto::FdTable> want) {
   last_ = std::move(want);
 }
 
-void FdTableRestorer::finish_stream(const proto::OpenFile& file) {
+void FdTableRestorer::finish_stream(const proto::OpenFile& file, bool may_move) {
   const auto prepared =
       std::lower_bound(have_->files().begin(), have_->files().end(), file.id(),
                        [](const auto& each, std::uint32_t id) { return each.id() < id; });
   if (prepared == have_->files().end() || prepared->id() != file.id()) return;
   if (!prepared->has_tcp_socket()) return;
   if (!same_prepared(prepared->tcp_socket(), file.tcp_socket())) return;
-  in_context([&] { finish_tcp_socket(sockets_.at(file.id()).get(), file.tcp_socket()); }, "fd {}",
-             file.id());
-  finished_streams_.insert(file.id());
+  in_context([&] { finish_tcp(file); }, "fd {}", file.id());
+  finished_streams_[file.id()] = may_move ? Finished::kMayMove : Finished::kForGood;
+}
+
+void FdTableRestorer::confirm_stream(std::uint32_t file, const proto::TcpStream& stream) {
+  const auto finished = finished_streams_.find(file);
+  if (finished == finished_streams_.end()) return;
+  in_context([&] { set_stream_timestamp(sockets_.at(file).get(), stream); }, "fd {}", file);
+  finished->second = Finished::kForGood;
+}
+
+void FdTableRestorer::finish_tcp(const proto::OpenFile& file) {
+  const int fd = sockets_.at(file.id()).get();
+  const auto finished = finished_streams_.find(file.id());
+  if (finished != finished_streams_.end()) {
+    if (finished->second == Finished::kForGood) return;
+    reset_tcp_socket(fd, file.tcp_socket());
+  }
+  finish_tcp_socket(fd, file.tcp_socket());
 }
 
 void FdTableRestorer::restore_contents(const proto::FdTable& want) {
@@ -292,8 +308,7 @@ void FdTableRestorer::restore_contents(const proto::FdTable& want) {
   for (const auto& file : want.files()) {
     in_context(
         [&] {
-          if (file.has_tcp_socket() && !finished_streams_.contains(file.id()))
-            finish_tcp_socket(sockets_.at(file.id()).get(), file.tcp_socket());
+          if (file.has_tcp_socket()) finish_tcp(file);
           if (file.has_udp_socket())
             finish_udp_socket(sockets_.at(file.id()).get(), file.udp_socket());
         },

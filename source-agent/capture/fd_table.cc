@@ -36,11 +36,6 @@ bool is_running(FdDepth depth) { return depth == FdDepth::kShape || depth == FdD
 
 bool is_internet(int family) { return family == AF_INET || family == AF_INET6; }
 
-std::uint64_t inode_of_link(const std::string& link) {
-  constexpr std::string_view kPrefix = "socket:[";
-  return std::strtoull(link.c_str() + kPrefix.size(), nullptr, 10);
-}
-
 }  // namespace
 
 bool SocketType::is_tcp() const {
@@ -83,7 +78,7 @@ std::vector<FdFacts> FdTableCapture::read_running(FdDepth depth) {
     auto text = directory_.info_text(fd);
     const auto stamp = try_stamp(directory_.path(fd));
     if (!link || !text || !stamp) continue;  // closed meanwhile
-    facts.link = std::move(*link);
+    facts.set_link(std::move(*link));
     facts.info = parse_fdinfo(*text);
     facts.told = true;
     facts.stamp = *stamp;
@@ -98,7 +93,7 @@ std::vector<FdFacts> FdTableCapture::read_running(FdDepth depth) {
 
 const FdTableCapture::KnownSocket* FdTableCapture::find_known(const FdFacts& facts) const {
   if (!facts.is_socket()) return nullptr;
-  const auto found = known_.find(inode_of_link(facts.link));
+  const auto found = known_.find(facts.socket_inode);
   return found == known_.end() ? nullptr : &found->second;
 }
 
@@ -122,7 +117,7 @@ std::optional<FdFacts> FdTableCapture::try_read_stopped(int fd) const {
   facts.copy = copy_fd(fd);
   auto link = directory_.link(fd);
   if (!facts.copy.valid() || !link) return std::nullopt;
-  facts.link = std::move(*link);
+  facts.set_link(std::move(*link));
   const KnownSocket* known = find_known(facts);
   if (known != nullptr) {
     facts.stamp = known->stamp;
@@ -338,9 +333,10 @@ void FdTableCapture::describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::T
     known->second.relied_on = true;
   }
   if (is_running(depth)) {
-    KnownSocket seen{facts.stamp, socket_type(facts, fd), out, false, std::nullopt};
+    KnownSocket seen{facts.stamp, socket_type(facts, fd), out, false, std::nullopt, std::nullopt};
     if (has_tcp_stream(static_cast<TcpState>(out.state()))) {
       seen.described.mutable_stream()->set_congestion_control(tcp_congestion_control(fd));
+      seen.described.mutable_stream()->set_segments_in(tcp_facts(fd).segments_in);
     }
     known_[facts.stamp.inode] = std::move(seen);
   }

@@ -14,6 +14,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "common/kernel/time_namespace.h"
@@ -75,6 +76,12 @@ class FdTableCapture {
   // Before it, as the last: lays out the questions about what describe(kAhead) has seen. Then
   // describe_final() gives changes only.
   void expect_stop();
+  // Before that: the connections that describe() has seen, by descriptor. Empty when they are so
+  // few that a look at them is not worth the stops.
+  std::vector<int> streams_to_look_at() const;
+  // Of these those that stand still, whole; the process is stopped. What is found is sent ahead,
+  // and describe_streams() only names those in which nothing has moved since.
+  void look_at_streams(std::span<const int> fds, proto::Streams& out);
   // The process is stopped. Without expect_stop(), or a task: takes duplicates of everything, kept
   // until give_back(). Else: finds out what is not as described, and takes duplicates of that and
   // of sockets.
@@ -123,7 +130,8 @@ class FdTableCapture {
     SocketType type;
     proto::TcpSocket described;
     bool relied_on = false;                    // by what was described for good
-    std::optional<std::uint32_t> segments_in;  // sent ahead by describe_streams()
+    std::optional<std::uint32_t> segments_in;  // sent by describe_streams()
+    std::optional<TcpFacts> ahead;             // sent by look_at_streams(), and as it was then
   };
 
   std::vector<FdFacts> read_stopped();
@@ -137,7 +145,11 @@ class FdTableCapture {
   void sort_out(std::span<FdFacts*> alike);
   bool pipe_is_as_described(const FdFacts& facts);
   std::vector<FdFacts*> find_changes();
-  std::vector<const FdFacts*> known_connections() const;
+  std::vector<const FdFacts*> known_connections(const std::vector<FdFacts>& facts) const;
+  void name_streams_ahead(std::vector<const FdFacts*>& connections, std::vector<bool>& shut,
+                          proto::Streams& out);
+  KnownSocket& known_of(const FdFacts& facts) { return known_.at(facts.socket_inode); }
+  void look_at_stream(const FdFacts& facts, proto::Streams& out);
   void read_infos(std::vector<FdFacts>& facts) const;
   void read_info(FdFacts& facts) const;
   Findings find_passing_among(std::vector<FdFacts>& facts);
@@ -168,12 +180,13 @@ class FdTableCapture {
   FdHolders holders_;
   RegularFilesCapture regular_files_;
   TimeOffsets offsets_;
-  std::uint64_t own_network_ = 0;               // inode of the agent's network namespace
-  std::set<std::uint64_t> in_own_network_;      // sockets that were found to be in it
-  std::map<std::uint64_t, KnownSocket> known_;  // by inode
+  std::uint64_t own_network_ = 0;                         // inode of the agent's network namespace
+  std::set<std::uint64_t> in_own_network_;                // sockets that were found to be in it
+  std::unordered_map<std::uint64_t, KnownSocket> known_;  // by inode
   std::vector<FdFacts> shape_;  // at the last describe(); with changes_only_ what they replace
   bool shape_is_ahead_ = false;
   std::int64_t shape_began_ns_ = 0;  // CLOCK_REALTIME
+  std::int64_t ahead_ms_ = 0;  // CLOCK_MONOTONIC: of the timestamps that look_at_streams() gives
   PipeReader pipe_reader_;
   FdGlance glance_;
   std::vector<std::pair<std::size_t, int>> keys_;  // FdFacts::share_key of shape_, in order
