@@ -266,6 +266,7 @@ void FdTableRestorer::set_descriptors(const FdPlan& plan) {
 void FdTableRestorer::cut_over(std::shared_ptr<const proto::FdTable> want) {
   reconcile(*want);
   restore_contents(*want);
+  check_streams();
   restore_states(*want);
   arm_timers(*want);
   // The last copies of ends that the process does not have: now its readers see the end of file.
@@ -292,12 +293,36 @@ void FdTableRestorer::confirm_stream(std::uint32_t file, const proto::TcpStream&
   finished->second = Finished::kForGood;
 }
 
+void FdTableRestorer::complete_streams() {
+  std::vector<const proto::OpenFile*> files;
+  for (const auto& file : have_->files()) {
+    if (finished_streams_.contains(file.id())) files.push_back(&file);
+  }
+  states_.apply(task_, files, StateTime::kSwitch);
+}
+
+void FdTableRestorer::keep_streams(std::map<std::uint32_t, proto::TcpSocket> streams) {
+  kept_streams_ = std::move(streams);
+}
+
+// Each is good, or was made again since, or closed.
+void FdTableRestorer::check_streams() const {
+  for (const auto& [file, finished] : finished_streams_) {
+    if (finished == Finished::kMayMove)
+      fail("fd {}: the source does not say what became of it", file);
+  }
+  for (const auto& [file, socket] : kept_streams_) {
+    if (!finished_streams_.contains(file)) fail("fd {}: the connection was not made ahead", file);
+  }
+}
+
 void FdTableRestorer::finish_tcp(const proto::OpenFile& file) {
   const int fd = sockets_.at(file.id()).get();
   const auto finished = finished_streams_.find(file.id());
   if (finished != finished_streams_.end()) {
     if (finished->second == Finished::kForGood) return;
     reset_tcp_socket(fd, file.tcp_socket());
+    finished->second = Finished::kForGood;
   }
   finish_tcp_socket(fd, file.tcp_socket());
 }
@@ -352,6 +377,9 @@ void FdTableRestorer::release(PacketReplay& replay) {
             release_udp_socket(sockets_.at(file.id()).get(), file.udp_socket(), replay);
         },
         "fd {}", file.id());
+  }
+  for (const auto& [file, socket] : kept_streams_) {
+    in_context([&] { release_tcp_socket(sockets_.at(file).get(), socket, replay); }, "fd {}", file);
   }
   sockets_.clear();
 }

@@ -49,8 +49,12 @@ class FdTableRestorer {
   // is now waits for cut_over(). `may_move`: the source's runs on, and this one is only good when
   // confirm_stream() follows; it is made again when finish_stream() or cut_over() has it.
   void finish_stream(const proto::OpenFile& file, bool may_move = false);
+  // Then: those that may still move get their flags.
+  void complete_streams();
   // Nothing has moved in it. `stream`: with the timestamp of now.
   void confirm_stream(std::uint32_t file, const proto::TcpStream& stream);
+  // Those that cut_over() is not told of, by file: they are what was confirmed.
+  void keep_streams(std::map<std::uint32_t, proto::TcpSocket> streams);
   // After release(): sets options of sockets that the process, which may run, has not closed.
   // Returns a line for each that failed.
   std::vector<std::string> correct_sockets(pid_t host_pid, const proto::Corrections& corrections);
@@ -87,6 +91,7 @@ class FdTableRestorer {
   void restore_states(const proto::FdTable& want);
   void arm_timers(const proto::FdTable& want);
   void finish_tcp(const proto::OpenFile& file);
+  void check_streams() const;
 
   RemoteTask& task_;
   int agent_pidfd_;
@@ -98,6 +103,7 @@ class FdTableRestorer {
   std::map<int, bool> close_on_exec_;              // of the description being built, by descriptor
   std::map<std::uint32_t, UniqueFd> sockets_;      // agent's copies of TCP and UDP sockets, by file
   std::map<std::uint32_t, Finished> finished_streams_;  // by file
+  std::map<std::uint32_t, proto::TcpSocket> kept_streams_;
   EpollSets epolls_;
   FileStates states_;
   PipeStore pipes_;

@@ -24,15 +24,18 @@ enum class FdDepth {
   kFinal,     // and the TCP streams; the blackout
 };
 
+struct KnownSocket;
+
 struct FdFacts {
   pid_t host_pid = -1;
   int fd = -1;
   std::string link;                // what /proc/PID/fd/N says
   std::uint64_t socket_inode = 0;  // of the link; 0: no socket
   FileStamp stamp;
-  bool asked = false;     // its flags come by a row in the process
-  bool told = false;      // info has been read
-  FdInfo info;            // flags and offset always; the rest where the kind has it
+  bool asked = false;            // its flags come by a row in the process
+  bool told = false;             // info has been read
+  FdInfo info;                   // flags and offset always; the rest where the kind has it
+  KnownSocket* known = nullptr;  // of a TCP socket that describe() has seen, if it was asked for
   TcpFacts before_hold;   // of a TCP socket that was known, as it was when the duplicate was taken
   std::string info_text;  // what `info` was read from
   bool same = false;      // in the blackout: it is as described

@@ -1,4 +1,5 @@
 // The connections of a table, described ahead of the rest of it.
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 
@@ -8,6 +9,7 @@
 
 #include "common/base/clock.h"
 #include "common/kernel/socket_options.h"
+#include "source-agent/capture/fd_owner.h"
 #include "source-agent/capture/fd_table.h"
 #include "source-agent/capture/tcp_sockets.h"
 
@@ -20,6 +22,10 @@ constexpr std::size_t kConnectionsPerPart = 128;
 
 // Fewer are described within the blackout in the time that the stops would take.
 constexpr std::size_t kFewConnections = 100;
+
+// The lowest bit of a timestamp tells the kernel its unit: 0, a millisecond (TCP_TIMESTAMP). Such
+// are moved on by even numbers.
+constexpr std::uint32_t kTimestampUnit = 1;
 
 std::int64_t now_ms() { return monotonic_ns() / 1'000'000; }
 
@@ -71,12 +77,13 @@ void FdTableCapture::look_at_stream(const FdFacts& facts, proto::Streams& out) {
   const UniqueFd copy = copy_fd(facts.fd);
   // The number may have come to mean another file.
   if (!copy.valid() || socket_inode(copy.get()) != facts.socket_inode) return;
+  if (has_file_owner(copy.get()) || (facts.info.flags & O_ASYNC) != 0) return;
   KnownSocket& known = known_of(facts);
   auto still = look_at_tcp_connection(copy.get(), known.described);
   if (!still) return;
   known.ahead = still->facts;
   if (still->socket.stream().timestamps()) {
-    const auto passed = static_cast<std::uint32_t>(still->at_ms - ahead_ms_);
+    const auto passed = static_cast<std::uint32_t>(still->at_ms - ahead_ms_) & ~kTimestampUnit;
     still->socket.mutable_stream()->set_timestamp(still->socket.stream().timestamp() - passed);
   }
   proto::OpenFile& file = *out.add_files();
@@ -103,8 +110,9 @@ void FdTableCapture::name_streams_ahead(std::vector<const FdFacts*>& connections
     shut[left++] = shut[i];
   }
   connections.resize(left);
-  // Up to the millisecond that has begun, for both readings were cut off.
-  out.set_passed_ms(static_cast<std::uint32_t>(now_ms() - ahead_ms_ + 1));
+  // Up to the millisecond that has begun, for both readings were cut off: it must not go back.
+  const auto passed = static_cast<std::uint32_t>(now_ms() - ahead_ms_ + 1);
+  out.set_passed_ms((passed + kTimestampUnit) & ~kTimestampUnit);
 }
 
 void FdTableCapture::describe_streams(const StreamSink& send) {
@@ -150,6 +158,10 @@ proto::Corrections FdTableCapture::confirm_streams() const {
   for (const FdFacts& facts : kept_) {
     const KnownSocket* known = find_known(facts);
     if (known == nullptr || !known->segments_in) continue;
+    if (known->ahead && has_file_owner(facts.copy.get())) {
+      throw Error(facts.name() + " got an owner (F_SETOWN, F_SETSIG) in the last instant", EAGAIN,
+                  "begin the migration again");
+    }
     proto::SocketCorrection correction;
     confirm_tcp_connection(facts.copy.get(), known->described, known->ahead.has_value(),
                            correction);

@@ -91,8 +91,15 @@ std::vector<FdFacts> FdTableCapture::read_running(FdDepth depth) {
   return out;
 }
 
-const FdTableCapture::KnownSocket* FdTableCapture::find_known(const FdFacts& facts) const {
+KnownSocket* FdTableCapture::look_up(const FdFacts& facts) {
   if (!facts.is_socket()) return nullptr;
+  const auto found = known_.find(facts.socket_inode);
+  return found == known_.end() ? nullptr : &found->second;
+}
+
+const KnownSocket* FdTableCapture::find_known(const FdFacts& facts) const {
+  if (!facts.is_socket()) return nullptr;
+  if (facts.known != nullptr) return facts.known;
   const auto found = known_.find(facts.socket_inode);
   return found == known_.end() ? nullptr : &found->second;
 }
@@ -110,7 +117,7 @@ SocketType FdTableCapture::socket_type(const FdFacts& facts, int agent_fd) const
   return {get(SO_DOMAIN), get(SO_TYPE), get(SO_PROTOCOL)};
 }
 
-std::optional<FdFacts> FdTableCapture::try_read_stopped(int fd) const {
+std::optional<FdFacts> FdTableCapture::try_read_stopped(int fd) {
   FdFacts facts;
   facts.host_pid = host_pid_;
   facts.fd = fd;
@@ -118,9 +125,9 @@ std::optional<FdFacts> FdTableCapture::try_read_stopped(int fd) const {
   auto link = directory_.link(fd);
   if (!facts.copy.valid() || !link) return std::nullopt;
   facts.set_link(std::move(*link));
-  const KnownSocket* known = find_known(facts);
-  if (known != nullptr) {
-    facts.stamp = known->stamp;
+  facts.known = look_up(facts);
+  if (facts.known != nullptr) {
+    facts.stamp = facts.known->stamp;
     facts.before_hold = tcp_facts(facts.copy.get());
   } else {
     struct stat status {};
@@ -349,6 +356,7 @@ proto::FdTable FdTableCapture::describe(FdDepth depth) {
   for (int attempt = 1;; ++attempt) {
     try {
       glance_.clear();
+      shape_.clear();
       known_.clear();
       shape_is_ahead_ = depth == FdDepth::kAhead;
       shape_began_ns_ = clock_ns(CLOCK_REALTIME);
@@ -359,6 +367,7 @@ proto::FdTable FdTableCapture::describe(FdDepth depth) {
       Files files = group(facts);
       auto out = assemble(pointers_to(facts), files, depth, findings);
       shape_ = std::move(facts);
+      for (FdFacts& entry : shape_) entry.known = look_up(entry);
       return out;
     } catch (const Error&) {
       if (attempt == kAttempts) throw;

@@ -53,6 +53,16 @@ struct SocketCopy {
   std::optional<std::uint32_t> segments_in;  // of a stream, when it was described for good
 };
 
+// A TCP socket as FdTableCapture::describe() saw it.
+struct KnownSocket {
+  FileStamp stamp;
+  SocketType type;
+  proto::TcpSocket described;
+  bool relied_on = false;                    // by what was described for good
+  std::optional<std::uint32_t> segments_in;  // sent by describe_streams()
+  std::optional<TcpFacts> ahead;             // sent by look_at_streams(), and as it was then
+};
+
 class FdTableCapture {
  public:
   // Raises this process's RLIMIT_NOFILE to the hard limit.
@@ -124,18 +134,8 @@ class FdTableCapture {
   struct Files;  // what descriptors have to know of each other
 
   std::vector<FdFacts> read_running(FdDepth depth = FdDepth::kShape);
-  // A TCP socket as describe() saw it.
-  struct KnownSocket {
-    FileStamp stamp;
-    SocketType type;
-    proto::TcpSocket described;
-    bool relied_on = false;                    // by what was described for good
-    std::optional<std::uint32_t> segments_in;  // sent by describe_streams()
-    std::optional<TcpFacts> ahead;             // sent by look_at_streams(), and as it was then
-  };
-
   std::vector<FdFacts> read_stopped();
-  std::optional<FdFacts> try_read_stopped(int fd) const;
+  std::optional<FdFacts> try_read_stopped(int fd);
   void look_again(RemoteTask& task);
   void note_change(const FdFacts& facts);
   void add_new();
@@ -148,7 +148,9 @@ class FdTableCapture {
   std::vector<const FdFacts*> known_connections(const std::vector<FdFacts>& facts) const;
   void name_streams_ahead(std::vector<const FdFacts*>& connections, std::vector<bool>& shut,
                           proto::Streams& out);
-  KnownSocket& known_of(const FdFacts& facts) { return known_.at(facts.socket_inode); }
+  KnownSocket& known_of(const FdFacts& facts) {
+    return facts.known != nullptr ? *facts.known : known_.at(facts.socket_inode);
+  }
   void look_at_stream(const FdFacts& facts, proto::Streams& out);
   void read_infos(std::vector<FdFacts>& facts) const;
   void read_info(FdFacts& facts) const;
@@ -157,6 +159,7 @@ class FdTableCapture {
   void examine_passing_socket(const FdFacts& facts, Findings& findings) const;
   Findings examine_once();
   const KnownSocket* find_known(const FdFacts& facts) const;
+  KnownSocket* look_up(const FdFacts& facts);  // good until the next describe()
   SocketType socket_type(const FdFacts& facts, int agent_fd) const;
   void describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::TcpSocket& out);
   Files group(std::vector<FdFacts>& facts) const;

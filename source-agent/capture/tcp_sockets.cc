@@ -312,7 +312,7 @@ std::optional<StillConnection> look_at_tcp_connection(int agent_fd,
   auto socket = capture_tcp_connection(agent_fd, before, facts, false);
   if (!socket || tcp_facts(agent_fd) != facts) return std::nullopt;
   const proto::TcpStream& stream = socket->stream();
-  const bool counts_milliseconds = (stream.timestamp() & 1) == 0;
+  const bool counts_milliseconds = (stream.timestamp() & 1) == 0;  // not microseconds
   if (!stream.quiet() || !counts_milliseconds || !stream.receive().bytes().empty() ||
       !stream.send().bytes().empty()) {
     return std::nullopt;
