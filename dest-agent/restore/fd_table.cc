@@ -220,7 +220,8 @@ BatchOutcome FdTableRestorer::run_making(const SyscallBatch& batch,
     }
   }
   const auto& row = batch.rows().at(failed);
-  throw_errno(code, fmt::format("{}: {} in the new process", row.object, syscall_name(row.number)));
+  throw_errno(
+      code, fmt::format("{}: {} in the new process", batch.object(row), syscall_name(row.number)));
 }
 
 void FdTableRestorer::place_files(const std::vector<Making>& makings, const BatchOutcome& outcome,

@@ -88,6 +88,7 @@ void FdGlance::prepare(std::vector<FdFacts>& described, const ProcFdDirectory& d
     facts.same = facts.closed = false;
     facts.doubts = is_path_file(facts) ? 2 : 1;
     if (facts.torn) continue;
+    if (!has_text(facts)) std::string().swap(facts.info_text);
     if (has_text(facts)) {
       texts_.push_back({&facts, {}});
       UniqueFd& info = texts_.back().info;

@@ -126,8 +126,9 @@ proto::Process ProcessCapture::describe(RemoteTask& task) {
 
 proto::Process ProcessCapture::describe_running(RemoteTask& task) {
   mappings_.describe_areas(&task);
-  *last_.mutable_fd_table() = fd_table_.describe(FdDepth::kAhead);
-  return last_;
+  proto::Process process = last_;
+  *process.mutable_fd_table() = fd_table_.describe(FdDepth::kAhead);
+  return process;
 }
 
 void ProcessCapture::refresh() {

@@ -85,7 +85,7 @@ class ProcessCapture {
   MappingsCapture mappings_;
   FdTableCapture fd_table_;
   BlockedCallWatch blocked_calls_;
-  proto::Process last_;  // without areas
+  proto::Process last_;  // without areas and descriptors
   KnownThreads known_threads_;
   std::set<pid_t> moved_threads_;       // by host tid
   std::optional<ThreadAnswer> leader_;  // of the last stop
