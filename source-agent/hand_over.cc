@@ -127,6 +127,7 @@ void get_ready(Migration& migration) {
   }
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
   calm_streams(migration, process.fd_table());
+  proto::Process().Swap(&process);  // what is laid out for the stop takes its memory
   expect_stop(migration);
   keep_heap_steady();
   // What was written while all this was made ready need not travel in the blackout.

@@ -96,6 +96,13 @@ std::uint32_t SyscallBatch::append(const SyscallBatch& other) {
   return first_row;
 }
 
+void SyscallBatch::fit() {
+  rows_.shrink_to_fit();
+  arguments_.shrink_to_fit();
+  objects_.shrink_to_fit();
+  data_.shrink_to_fit();
+}
+
 std::string SyscallBatch::print() const {
   std::string text;
   for (const Row& row : rows_) {

@@ -97,6 +97,9 @@ class SyscallBatch {
   // number of other's first row.
   std::uint32_t append(const SyscallBatch& other);
 
+  // Nothing more comes: gives back what was set aside for it.
+  void fit();
+
   const std::vector<Row>& rows() const { return rows_; }
   // At most kArguments; the rest are 0.
   std::span<const Argument> arguments(const Row& row) const {

@@ -88,6 +88,7 @@ void FdTableRestorer::reconcile(const proto::FdTable& want) {
     for (const auto id : plan.make) to_make.push_back(files.at(id));
     make_files(to_make, std::max({highest_wanted(want), highest_wanted(*have_), agent_pidfd_}) + 1);
     set_descriptors(plan);
+    close_on_exec_.clear();
   }
   SyscallBatch sets;
   epolls_.append_changes(sets, want);

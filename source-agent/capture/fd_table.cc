@@ -70,7 +70,9 @@ UniqueFd FdTableCapture::copy_fd(int fd) const {
 
 std::vector<FdFacts> FdTableCapture::read_running(FdDepth depth) {
   std::vector<FdFacts> out;
-  for (const int fd : directory_.list()) {
+  const std::vector<int> fds = directory_.list();
+  out.reserve(fds.size());
+  for (const int fd : fds) {
     FdFacts facts;
     facts.host_pid = host_pid_;
     facts.fd = fd;
@@ -356,7 +358,7 @@ proto::FdTable FdTableCapture::describe(FdDepth depth) {
   for (int attempt = 1;; ++attempt) {
     try {
       glance_.clear();
-      shape_.clear();
+      std::vector<FdFacts>().swap(shape_);  // there can be too many to have them twice
       known_.clear();
       shape_is_ahead_ = depth == FdDepth::kAhead;
       shape_began_ns_ = clock_ns(CLOCK_REALTIME);
