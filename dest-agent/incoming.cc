@@ -70,13 +70,15 @@ std::shared_ptr<proto::Process> take_process(proto::Snapshot& snapshot) {
   return process;
 }
 
-// Final names connections whose description came before it.
+// Final names connections whose description came before it. What is left in `streams` has been
+// there since before the blackout.
 void join_streams(std::map<std::uint32_t, proto::TcpSocket>& streams, proto::FdTable& fd_table) {
   for (proto::OpenFile& file : *fd_table.mutable_files()) {
     if (file.kind_case() != proto::OpenFile::kInStreams) continue;
     const auto stream = streams.find(file.id());
     if (stream == streams.end()) fail("fd {}: its description did not come", file.id());
     file.mutable_tcp_socket()->Swap(&stream->second);
+    streams.erase(stream);
   }
 }
 
@@ -314,10 +316,21 @@ void Incoming::brace(proto::Brace& brace) {
 
 void Incoming::take_streams(proto::Streams& streams) {
   if (!skeleton_ || prepared_) fail("Streams came at the wrong time");
-  for (proto::OpenFile& file : *streams.mutable_files()) {
-    skeleton_->finish_stream(file);
-    streams_[file.id()].Swap(file.mutable_tcp_socket());
+  if (streams.passed_ms() % 2 != 0) fail("Streams: {} ms are not even", streams.passed_ms());
+  for (const std::uint32_t id : streams.as_ahead()) {
+    auto ahead = streams_ahead_.extract(id);
+    if (ahead.empty()) fail("fd {}: its description did not come", id);
+    proto::TcpStream& stream = *ahead.mapped().mutable_stream();
+    stream.set_timestamp(stream.timestamp() + streams.passed_ms());
+    skeleton_->confirm_stream(id, stream);
+    streams_.insert(std::move(ahead));
   }
+  auto& known = streams.ahead() ? streams_ahead_ : streams_;
+  for (proto::OpenFile& file : *streams.mutable_files()) {
+    skeleton_->finish_stream(file, streams.ahead());
+    known[file.id()].Swap(file.mutable_tcp_socket());
+  }
+  if (streams.ahead()) skeleton_->complete_streams();
 }
 
 void Incoming::cut_over(proto::Final& final) {
@@ -325,6 +338,7 @@ void Incoming::cut_over(proto::Final& final) {
   if (!skeleton_ || prepared_) fail("Final came at the wrong time");
   const std::shared_ptr<proto::Process> process = take_process(*final.mutable_snapshot());
   join_streams(streams_, *process->mutable_fd_table());
+  skeleton_->keep_streams(std::move(streams_));
   skeleton_->cut_over_areas(process, final.same_areas());
   // Pages of a later layout wait in the page server until it knows of it.
   publish_areas(final.snapshot().generation());

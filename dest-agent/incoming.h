@@ -97,9 +97,10 @@ class Incoming {
   std::optional<Nursery> nursery_;
   std::optional<Skeleton> skeleton_;
   std::optional<Precedence> precedence_for_pages_;
-  std::optional<Precedence> precedence_;               // from Braced to the commit
-  std::map<std::uint32_t, proto::TcpSocket> streams_;  // by file, until Final comes
-  proto::Corrections early_corrections_;               // came before Commit
+  std::optional<Precedence> precedence_;                     // from Braced to the commit
+  std::map<std::uint32_t, proto::TcpSocket> streams_ahead_;  // by file, may still move
+  std::map<std::uint32_t, proto::TcpSocket> streams_;        // by file, until Final comes
+  proto::Corrections early_corrections_;                     // came before Commit
   std::uint32_t round_received_ = 0;
   UniqueFd fault_connection_;  // until there is a page server
   bool lazy_ = false;          // it is to run before every page is here, until they are

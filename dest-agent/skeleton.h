@@ -58,7 +58,16 @@ class Skeleton {
   // Lets go of the process: it runs, if its group does.
   void release();
   // Connections ahead of cut_over().
-  void finish_stream(const proto::OpenFile& file) { fd_table_.finish_stream(file); }
+  void finish_stream(const proto::OpenFile& file, bool may_move) {
+    fd_table_.finish_stream(file, may_move);
+  }
+  void confirm_stream(std::uint32_t file, const proto::TcpStream& stream) {
+    fd_table_.confirm_stream(file, stream);
+  }
+  void complete_streams() { fd_table_.complete_streams(); }
+  void keep_streams(std::map<std::uint32_t, proto::TcpSocket> streams) {
+    fd_table_.keep_streams(std::move(streams));
+  }
   // The source can no longer run: streams may speak again.
   void release_streams(PacketReplay& replay) { fd_table_.release(replay); }
   void prompt_streams(PacketReplay& replay) const { fd_table_.prompt(replay); }

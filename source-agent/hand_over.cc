@@ -96,6 +96,15 @@ void expect_stop(Migration& migration) {
   if (!migration.options.verify) migration.capture->fd_table().expect_stop();
 }
 
+// The destination makes connections that stand still before the blackout.
+void send_streams_ahead(Migration& migration) {
+  proto::Streams streams = migration.capture->look_at_streams(*migration.task);
+  if (streams.files_size() == 0) return;
+  proto::Envelope& message = migration.stream_messages.emplace_back();
+  message.mutable_streams()->Swap(&streams);
+  migration.control->send(message);
+}
+
 // New connections are held back and those underway are let through to the program, so that none is
 // lost: a half-open one or one that waits in a backlog cannot be moved.
 void get_ready(Migration& migration) {
@@ -107,6 +116,7 @@ void get_ready(Migration& migration) {
   } else {
     publish_areas(migration);  // nothing is fresh any more
   }
+  send_streams_ahead(migration);
   migration.capture->look_at_threads(*migration.task);
   {
     proto::Brace brace = migration.network->prepare(process.fd_table());
@@ -119,6 +129,7 @@ void get_ready(Migration& migration) {
   }
   await_envelope(migration, proto::Envelope::kBraced, monotonic_ns() + kBraceTimeoutNs);
   calm_streams(migration, process.fd_table());
+  proto::Process().Swap(&process);  // what is laid out for the stop takes its memory
   expect_stop(migration);
   keep_heap_steady();
   // What was written while all this was made ready need not travel in the blackout.

@@ -2,6 +2,8 @@
 // it is not known whether that is allowed.
 #include <unistd.h>
 
+#include <map>
+
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "source-agent/destination.h"
@@ -45,6 +47,27 @@ void hear_destination(Migration& migration) {
   }
 }
 
+// Descriptors as they were told to the destination in the blackout.
+proto::FdTable described_for_good(const Migration& migration) {
+  proto::FdTable described;
+  std::map<std::uint32_t, const proto::OpenFile*> ahead;
+  for (const proto::Envelope& message : migration.stream_messages) {
+    const proto::Streams& streams = message.streams();
+    for (const proto::OpenFile& file : streams.files()) {
+      if (streams.ahead()) {
+        ahead[file.id()] = &file;
+      } else {
+        *described.add_files() = file;
+      }
+    }
+    for (const std::uint32_t file : streams.as_ahead()) *described.add_files() = *ahead.at(file);
+  }
+  for (const proto::Process& process : migration.final_message.final().snapshot().processes()) {
+    described.MergeFrom(process.fd_table());
+  }
+  return described;
+}
+
 void say_abort(Migration& migration) {
   if (!migration.control || !migration.error || migration.peer_aborted) return;
   proto::Abort abort;
@@ -62,14 +85,7 @@ void roll_back(Migration& migration) noexcept {
   attempt("sockets", [&] {
     if (!migration.network || !migration.capture) return;
     FdTableCapture& fd_table = migration.capture->fd_table();
-    proto::FdTable described;
-    for (const proto::Envelope& message : migration.stream_messages) {
-      described.mutable_files()->MergeFrom(message.streams().files());
-    }
-    for (const proto::Process& process : migration.final_message.final().snapshot().processes()) {
-      described.MergeFrom(process.fd_table());
-    }
-    migration.network->roll_back(fd_table.sockets(), described);
+    migration.network->roll_back(fd_table.sockets(), described_for_good(migration));
     fd_table.give_back();
   });
   attempt("slowed connections", [&] { migration.calm.reset(); });

@@ -5,7 +5,8 @@
 namespace godwit {
 
 // For the life of the process: freed memory is kept, and some MiB of it, more than a blackout uses,
-// are made resident now. From the only thread.
+// are made resident now. Before that, much that is free between what is used is given back, which
+// takes a millisecond then. From the only thread.
 void keep_heap_steady();
 
 // Gives back what a large step needed and the next ones do not: takes a millisecond or more, and

@@ -49,6 +49,8 @@ struct TcpFacts {
   std::uint32_t segments_in = 0;    // every segment that came in, wraps around
   std::uint32_t segments_out = 0;
   std::uint32_t unsent_bytes = 0;
+
+  bool operator==(const TcpFacts&) const = default;
 };
 // TCP_INFO.
 TcpFacts tcp_facts(int fd);

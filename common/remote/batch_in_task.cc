@@ -146,8 +146,9 @@ std::size_t RemoteTask::State::write_chunk(const SyscallBatch& batch, std::size_
   for (std::size_t i = 0; i < count; ++i) {
     const SyscallBatch::Row& row = batch.rows()[first + i];
     StubRow out{row.number, {}, 0, row.may_fail ? 1u : 0u, 0};
-    for (std::size_t a = 0; a < row.arguments.size(); ++a) {
-      const Argument& argument = row.arguments[a];
+    const std::span<const Argument> arguments = batch.arguments(row);
+    for (std::size_t a = 0; a < arguments.size(); ++a) {
+      const Argument& argument = arguments[a];
       std::uint64_t value = argument.value();
       if (argument.kind() == Argument::Kind::kData) {
         value += data;
@@ -214,9 +215,8 @@ void RemoteTask::State::throw_failed_row(const Tracee& thread, const SyscallBatc
   const std::size_t index = outcome.results().size() - 1;
   const SyscallBatch::Row& row = batch.rows()[index];
   std::string text = syscall_name(row.number) + "(";
-  for (std::size_t i = 0; i < row.arguments.size(); ++i) {
-    const Argument& argument = row.arguments[i];
-    if (i > 0) text += ", ";
+  for (bool first = true; const Argument& argument : batch.arguments(row)) {
+    if (!std::exchange(first, false)) text += ", ";
     switch (argument.kind()) {
       case Argument::Kind::kValue:
         text += show_value(argument.value());
@@ -233,7 +233,7 @@ void RemoteTask::State::throw_failed_row(const Tracee& thread, const SyscallBatc
   text += fmt::format(") in process {}", pid);
   if (thread.tid() != pid) text += fmt::format(" thread {}", thread.tid());
   text += fmt::format(", row {} of {}", index, batch.rows().size());
-  if (!row.object.empty()) text = fmt::format("{}: {}", row.object, text);
+  if (row.object != 0) text = fmt::format("{}: {}", batch.object(row), text);
   throw_errno(static_cast<int>(-outcome.results().back()), text);
 }
 

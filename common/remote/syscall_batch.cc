@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "arch/arch.h"
 #include "common/base/error.h"
 
@@ -35,7 +37,16 @@ RowResult SyscallBatch::add(long number, std::initializer_list<Argument> argumen
            argument.value());
     }
   }
-  rows_.push_back({number, arguments, false, std::move(object)});
+  Row row;
+  row.number = static_cast<std::int32_t>(number);
+  row.first_argument = static_cast<std::uint32_t>(arguments_.size());
+  row.argument_count = static_cast<std::uint8_t>(arguments.size());
+  arguments_.insert(arguments_.end(), arguments);
+  if (!object.empty()) {
+    objects_.push_back(std::move(object));
+    row.object = static_cast<std::uint32_t>(objects_.size());
+  }
+  rows_.push_back(row);
   return {static_cast<std::uint32_t>(rows_.size() - 1)};
 }
 
@@ -69,29 +80,40 @@ std::uint32_t SyscallBatch::append(const SyscallBatch& other) {
   const DataAt data = put(other.data_);
   rows_.reserve(rows_.size() + other.rows_.size());
   for (Row row : other.rows_) {
-    for (Argument& argument : row.arguments) {
-      if (argument.kind() == Argument::Kind::kRow) {
-        argument = RowResult{first_row + static_cast<std::uint32_t>(argument.value())};
-      } else if (argument.kind() == Argument::Kind::kData) {
-        argument = data + argument.value();
-      }
-    }
-    rows_.push_back(std::move(row));
+    row.first_argument += static_cast<std::uint32_t>(arguments_.size());
+    if (row.object != 0) row.object += static_cast<std::uint32_t>(objects_.size());
+    rows_.push_back(row);
   }
+  for (Argument argument : other.arguments_) {
+    if (argument.kind() == Argument::Kind::kRow) {
+      argument = RowResult{first_row + static_cast<std::uint32_t>(argument.value())};
+    } else if (argument.kind() == Argument::Kind::kData) {
+      argument = data + argument.value();
+    }
+    arguments_.push_back(argument);
+  }
+  objects_.insert(objects_.end(), other.objects_.begin(), other.objects_.end());
   return first_row;
+}
+
+void SyscallBatch::fit() {
+  rows_.shrink_to_fit();
+  arguments_.shrink_to_fit();
+  objects_.shrink_to_fit();
+  data_.shrink_to_fit();
 }
 
 std::string SyscallBatch::print() const {
   std::string text;
   for (const Row& row : rows_) {
     text += syscall_name(row.number) + "(";
-    for (std::size_t i = 0; i < row.arguments.size(); ++i) {
-      if (i > 0) text += ", ";
-      text += print_argument(row.arguments[i]);
+    for (bool first = true; const Argument& argument : arguments(row)) {
+      if (!std::exchange(first, false)) text += ", ";
+      text += print_argument(argument);
     }
     text += ")";
     if (row.may_fail) text += "?";
-    if (!row.object.empty()) text += " # " + row.object;
+    if (row.object != 0) text += " # " + object(row);
     text += "\n";
   }
   return text;

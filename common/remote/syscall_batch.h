@@ -61,11 +61,13 @@ class SyscallBatch {
  public:
   static constexpr std::size_t kArguments = 6;
 
+  // Batches have tens of thousands of them: what they say stands in the batch.
   struct Row {
-    long number = 0;
-    std::vector<Argument> arguments;  // at most kArguments; the rest are 0
+    std::int32_t number = 0;
+    std::uint32_t first_argument = 0;
+    std::uint32_t object = 0;  // 0: none
+    std::uint8_t argument_count = 0;
     bool may_fail = false;
-    std::string object;  // what it is about, for the message when it fails: "fd 7", "/srv/db.log"
   };
 
   // Appends a call. `object` names what it is about in the error if it fails.
@@ -95,7 +97,18 @@ class SyscallBatch {
   // number of other's first row.
   std::uint32_t append(const SyscallBatch& other);
 
+  // Nothing more comes: gives back what was set aside for it.
+  void fit();
+
   const std::vector<Row>& rows() const { return rows_; }
+  // At most kArguments; the rest are 0.
+  std::span<const Argument> arguments(const Row& row) const {
+    return std::span(arguments_).subspan(row.first_argument, row.argument_count);
+  }
+  // What it is about, for the message when it fails: "fd 7", "/srv/db.log".
+  std::string object(const Row& row) const {
+    return row.object == 0 ? std::string() : objects_[row.object - 1];
+  }
   const std::vector<std::byte>& data() const { return data_; }
   bool empty() const { return rows_.empty(); }
 
@@ -104,6 +117,8 @@ class SyscallBatch {
 
  private:
   std::vector<Row> rows_;
+  std::vector<Argument> arguments_;
+  std::vector<std::string> objects_;
   std::vector<std::byte> data_;
 };
 

@@ -88,6 +88,7 @@ void FdTableRestorer::reconcile(const proto::FdTable& want) {
     for (const auto id : plan.make) to_make.push_back(files.at(id));
     make_files(to_make, std::max({highest_wanted(want), highest_wanted(*have_), agent_pidfd_}) + 1);
     set_descriptors(plan);
+    close_on_exec_.clear();
   }
   SyscallBatch sets;
   epolls_.append_changes(sets, want);
@@ -220,7 +221,8 @@ BatchOutcome FdTableRestorer::run_making(const SyscallBatch& batch,
     }
   }
   const auto& row = batch.rows().at(failed);
-  throw_errno(code, fmt::format("{}: {} in the new process", row.object, syscall_name(row.number)));
+  throw_errno(
+      code, fmt::format("{}: {} in the new process", batch.object(row), syscall_name(row.number)));
 }
 
 void FdTableRestorer::place_files(const std::vector<Making>& makings, const BatchOutcome& outcome,
@@ -266,6 +268,7 @@ void FdTableRestorer::set_descriptors(const FdPlan& plan) {
 void FdTableRestorer::cut_over(std::shared_ptr<const proto::FdTable> want) {
   reconcile(*want);
   restore_contents(*want);
+  check_streams();
   restore_states(*want);
   arm_timers(*want);
   // The last copies of ends that the process does not have: now its readers see the end of file.
@@ -274,16 +277,56 @@ void FdTableRestorer::cut_over(std::shared_ptr<const proto::FdTable> want) {
   last_ = std::move(want);
 }
 
-void FdTableRestorer::finish_stream(const proto::OpenFile& file) {
+void FdTableRestorer::finish_stream(const proto::OpenFile& file, bool may_move) {
   const auto prepared =
       std::lower_bound(have_->files().begin(), have_->files().end(), file.id(),
                        [](const auto& each, std::uint32_t id) { return each.id() < id; });
   if (prepared == have_->files().end() || prepared->id() != file.id()) return;
   if (!prepared->has_tcp_socket()) return;
   if (!same_prepared(prepared->tcp_socket(), file.tcp_socket())) return;
-  in_context([&] { finish_tcp_socket(sockets_.at(file.id()).get(), file.tcp_socket()); }, "fd {}",
-             file.id());
-  finished_streams_.insert(file.id());
+  in_context([&] { finish_tcp(file); }, "fd {}", file.id());
+  finished_streams_[file.id()] = may_move ? Finished::kMayMove : Finished::kForGood;
+}
+
+void FdTableRestorer::confirm_stream(std::uint32_t file, const proto::TcpStream& stream) {
+  const auto finished = finished_streams_.find(file);
+  if (finished == finished_streams_.end()) return;
+  in_context([&] { set_stream_timestamp(sockets_.at(file).get(), stream); }, "fd {}", file);
+  finished->second = Finished::kForGood;
+}
+
+void FdTableRestorer::complete_streams() {
+  std::vector<const proto::OpenFile*> files;
+  for (const auto& file : have_->files()) {
+    if (finished_streams_.contains(file.id())) files.push_back(&file);
+  }
+  states_.apply(task_, files, StateTime::kSwitch);
+}
+
+void FdTableRestorer::keep_streams(std::map<std::uint32_t, proto::TcpSocket> streams) {
+  kept_streams_ = std::move(streams);
+}
+
+// Each is good, or was made again since, or closed.
+void FdTableRestorer::check_streams() const {
+  for (const auto& [file, finished] : finished_streams_) {
+    if (finished == Finished::kMayMove)
+      fail("fd {}: the source does not say what became of it", file);
+  }
+  for (const auto& [file, socket] : kept_streams_) {
+    if (!finished_streams_.contains(file)) fail("fd {}: the connection was not made ahead", file);
+  }
+}
+
+void FdTableRestorer::finish_tcp(const proto::OpenFile& file) {
+  const int fd = sockets_.at(file.id()).get();
+  const auto finished = finished_streams_.find(file.id());
+  if (finished != finished_streams_.end()) {
+    if (finished->second == Finished::kForGood) return;
+    reset_tcp_socket(fd, file.tcp_socket());
+    finished->second = Finished::kForGood;
+  }
+  finish_tcp_socket(fd, file.tcp_socket());
 }
 
 void FdTableRestorer::restore_contents(const proto::FdTable& want) {
@@ -292,8 +335,7 @@ void FdTableRestorer::restore_contents(const proto::FdTable& want) {
   for (const auto& file : want.files()) {
     in_context(
         [&] {
-          if (file.has_tcp_socket() && !finished_streams_.contains(file.id()))
-            finish_tcp_socket(sockets_.at(file.id()).get(), file.tcp_socket());
+          if (file.has_tcp_socket()) finish_tcp(file);
           if (file.has_udp_socket())
             finish_udp_socket(sockets_.at(file.id()).get(), file.udp_socket());
         },
@@ -337,6 +379,9 @@ void FdTableRestorer::release(PacketReplay& replay) {
             release_udp_socket(sockets_.at(file.id()).get(), file.udp_socket(), replay);
         },
         "fd {}", file.id());
+  }
+  for (const auto& [file, socket] : kept_streams_) {
+    in_context([&] { release_tcp_socket(sockets_.at(file).get(), socket, replay); }, "fd {}", file);
   }
   sockets_.clear();
 }

@@ -46,8 +46,15 @@ class FdTableRestorer {
   void build(proto::FdTable want) { build(std::make_shared<proto::FdTable>(std::move(want))); }
   void cut_over(std::shared_ptr<const proto::FdTable> want);
   // A connection ahead of cut_over(), which leaves it alone then. One that was not prepared as it
-  // is now waits for cut_over().
-  void finish_stream(const proto::OpenFile& file);
+  // is now waits for cut_over(). `may_move`: the source's runs on, and this one is only good when
+  // confirm_stream() follows; it is made again when finish_stream() or cut_over() has it.
+  void finish_stream(const proto::OpenFile& file, bool may_move = false);
+  // Then: those that may still move get their flags.
+  void complete_streams();
+  // Nothing has moved in it. `stream`: with the timestamp of now.
+  void confirm_stream(std::uint32_t file, const proto::TcpStream& stream);
+  // Those that cut_over() is not told of, by file: they are what was confirmed.
+  void keep_streams(std::map<std::uint32_t, proto::TcpSocket> streams);
   // After release(): sets options of sockets that the process, which may run, has not closed.
   // Returns a line for each that failed.
   std::vector<std::string> correct_sockets(pid_t host_pid, const proto::Corrections& corrections);
@@ -67,6 +74,7 @@ class FdTableRestorer {
   int agent_pidfd() const { return agent_pidfd_; }
 
  private:
+  enum class Finished { kMayMove, kForGood };
   struct Making;  // one file between being made and standing at its place
 
   void move_agent_pidfd(const proto::FdTable& want);
@@ -82,6 +90,8 @@ class FdTableRestorer {
   void restore_contents(const proto::FdTable& want);
   void restore_states(const proto::FdTable& want);
   void arm_timers(const proto::FdTable& want);
+  void finish_tcp(const proto::OpenFile& file);
+  void check_streams() const;
 
   RemoteTask& task_;
   int agent_pidfd_;
@@ -92,7 +102,8 @@ class FdTableRestorer {
   std::shared_ptr<const proto::FdTable> last_;     // of cut_over(), which may be changes to have_
   std::map<int, bool> close_on_exec_;              // of the description being built, by descriptor
   std::map<std::uint32_t, UniqueFd> sockets_;      // agent's copies of TCP and UDP sockets, by file
-  std::set<std::uint32_t> finished_streams_;       // by file
+  std::map<std::uint32_t, Finished> finished_streams_;  // by file
+  std::map<std::uint32_t, proto::TcpSocket> kept_streams_;
   EpollSets epolls_;
   FileStates states_;
   PipeStore pipes_;

@@ -200,8 +200,7 @@ void restore_negotiated(int fd, const proto::TcpStream& stream) {
   negotiated.send_scale = static_cast<std::uint8_t>(stream.send_scale());
   negotiated.receive_scale = static_cast<std::uint8_t>(stream.receive_scale());
   set_tcp_negotiated(fd, negotiated);
-  if (!stream.timestamps()) return;
-  set_tcp_timestamp(fd, stream.timestamp() + kTimestampStep);
+  set_stream_timestamp(fd, stream);
 }
 
 void restore_stream(int fd, const proto::TcpSocket& socket) {
@@ -405,6 +404,23 @@ void finish_tcp_socket(int fd, const proto::TcpSocket& socket) {
         set_options(fd, socket, OptionTime::kConnected);
       },
       "{}", describe(socket));
+}
+
+// In repair mode the kernel sends no reset, and keeps the address and port that were bound.
+void reset_tcp_socket(int fd, const proto::TcpSocket& socket) {
+  in_context(
+      [&] {
+        sockaddr nobody{};
+        nobody.sa_family = AF_UNSPEC;
+        if (connect(fd, &nobody, sizeof nobody) != 0) throw_system("take the connection back");
+        int_socket_option(fd, SOL_SOCKET, SO_ERROR);  // ECONNABORTED; reading takes it away
+        set_transparent(fd, socket, true);
+      },
+      "{}", describe(socket));
+}
+
+void set_stream_timestamp(int fd, const proto::TcpStream& stream) {
+  if (stream.timestamps()) set_tcp_timestamp(fd, stream.timestamp() + kTimestampStep);
 }
 
 void correct_tcp_socket(int fd, const proto::SocketCorrection& correction) {

@@ -26,6 +26,10 @@ bool same_prepared(const proto::TcpSocket& prepared, const proto::TcpSocket& wan
 
 UniqueFd prepare_tcp_socket(const proto::TcpSocket& socket);
 void finish_tcp_socket(int fd, const proto::TcpSocket& socket);
+// A connection that was finished becomes as it was prepared, without a word to the peer.
+void reset_tcp_socket(int fd, const proto::TcpSocket& socket);
+// One that was finished a while ago, and whose timestamp only has gone on since.
+void set_stream_timestamp(int fd, const proto::TcpStream& stream);
 void release_tcp_socket(int fd, const proto::TcpSocket& socket, PacketReplay& replay);
 // Once the process runs: the peer hears at once what has come here, as the acknowledgement that was
 // due in the blackout may have been dropped.

@@ -32,13 +32,13 @@ class RedisMoveTest(MoveCase):
             self.assertEqual(report[name], 0, name)
         self.assertEqual(timeouts["TcpExt.TCPTimeouts"], 0, timeouts)
 
-    def test_moves_under_load(self):
+    def check_moves(self, mib, **load_options):
         """There and back under load, with every value read back at the end."""
-        redis = Redis(self.a, number_from_environment("GODWIT_REDIS_MIB", 256))
+        redis = Redis(self.a, mib)
         self.addCleanup(lambda: redis.process and (redis.process.kill(), redis.process.wait()))
         self.tell(f"filled: {redis.fill(self.c)}")
         counters = TcpCounters(self.network, "c")
-        load = RedisLoad(self.c, rate=number_from_environment("GODWIT_RATE", 10000))
+        load = RedisLoad(self.c, **load_options)
         started_ns = time.time_ns()
         time.sleep(1)
         runs = []
@@ -60,6 +60,15 @@ class RedisMoveTest(MoveCase):
         self.tell(f"read back: {redis.verify(self.c)}")
         redis.stop(self.c)
         self.assert_nothing_left(service_on="a")
+
+    def test_moves_under_load(self):
+        """Fifty clients, every connection at work in the blackout."""
+        self.check_moves(number_from_environment("GODWIT_REDIS_MIB", 256),
+                         rate=number_from_environment("GODWIT_RATE", 10000))
+
+    def test_moves_with_many_clients(self):
+        """Of so many connections some stand still from the look at them to the switch, some do not."""
+        self.check_moves(32, rate=3000, clients_count=300)
 
 
 if __name__ == "__main__":

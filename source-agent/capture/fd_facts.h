@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <sys/types.h>
 
+#include <cstdlib>
 #include <memory>
 #include <string>
 
@@ -23,14 +24,18 @@ enum class FdDepth {
   kFinal,     // and the TCP streams; the blackout
 };
 
+struct KnownSocket;
+
 struct FdFacts {
   pid_t host_pid = -1;
   int fd = -1;
-  std::string link;  // what /proc/PID/fd/N says
+  std::string link;                // what /proc/PID/fd/N says
+  std::uint64_t socket_inode = 0;  // of the link; 0: no socket
   FileStamp stamp;
-  bool asked = false;     // its flags come by a row in the process
-  bool told = false;      // info has been read
-  FdInfo info;            // flags and offset always; the rest where the kind has it
+  bool asked = false;            // its flags come by a row in the process
+  bool told = false;             // info has been read
+  FdInfo info;                   // flags and offset always; the rest where the kind has it
+  KnownSocket* known = nullptr;  // of a TCP socket that describe() has seen, if it was asked for
   TcpFacts before_hold;   // of a TCP socket that was known, as it was when the duplicate was taken
   std::string info_text;  // what `info` was read from
   bool same = false;      // in the blackout: it is as described
@@ -50,8 +55,16 @@ struct FdFacts {
 
   // "fd 7 (/srv/db.log)", for findings and errors.
   std::string name() const { return fmt::format("fd {} ({})", fd, link); }
-  bool is_socket() const { return link.starts_with("socket:["); }
+  bool is_socket() const { return socket_inode != 0; }
+  void set_link(std::string now);
   bool is_anonymous(const char* kind) const { return link == std::string("anon_inode:") + kind; }
 };
+
+inline void FdFacts::set_link(std::string now) {
+  constexpr std::string_view kPrefix = "socket:[";
+  link = std::move(now);
+  socket_inode =
+      link.starts_with(kPrefix) ? std::strtoull(link.c_str() + kPrefix.size(), nullptr, 10) : 0;
+}
 
 }  // namespace godwit

@@ -39,8 +39,19 @@ bool has_text(const FdFacts& facts) {
 
 }  // namespace
 
+void FdGlance::add_part(std::vector<Part>& parts) {
+  if (!parts.empty()) parts.back().fit();
+  parts.emplace_back();
+}
+
+void FdGlance::Part::fit() {
+  batch.fit();
+  asked.shrink_to_fit();
+  taken.shrink_to_fit();
+}
+
 void FdGlance::ask(FdFacts& facts) {
-  if (parts_.empty() || parts_.back().asked.size() == kAskedPerPart) parts_.emplace_back();
+  if (parts_.empty() || parts_.back().asked.size() == kAskedPerPart) add_part(parts_);
   Part& part = parts_.back();
   Asked asked;
   asked.facts = &facts;
@@ -88,6 +99,7 @@ void FdGlance::prepare(std::vector<FdFacts>& described, const ProcFdDirectory& d
     facts.same = facts.closed = false;
     facts.doubts = is_path_file(facts) ? 2 : 1;
     if (facts.torn) continue;
+    if (!has_text(facts)) std::string().swap(facts.info_text);
     if (has_text(facts)) {
       texts_.push_back({&facts, {}});
       UniqueFd& info = texts_.back().info;
@@ -105,7 +117,7 @@ void FdGlance::prepare(std::vector<FdFacts>& described, const ProcFdDirectory& d
   }
   std::vector<Part>& parts = described.size() <= kFew ? parts_ : later_;
   for (FdFacts* facts : taken_for_same) {
-    if (parts.empty() || parts.back().taken.size() == kAskedPerPart) parts.emplace_back();
+    if (parts.empty() || parts.back().taken.size() == kAskedPerPart) add_part(parts);
     ask_taken(*facts, parts.back());
   }
   prepared_ = true;

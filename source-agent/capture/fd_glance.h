@@ -67,8 +67,11 @@ class FdGlance {
     std::vector<Asked> asked;
     std::vector<Taken> taken;
     std::optional<BatchOutcome> outcome;  // when `taken` was asked with the rest
+
+    void fit();  // no more comes
   };
 
+  static void add_part(std::vector<Part>& parts);
   void ask(FdFacts& facts);
   static void ask_taken(FdFacts& facts, Part& part);
   void read(const Asked& asked, const BatchOutcome& outcome) const;

@@ -18,6 +18,12 @@ pid_t inner_owner(pid_t host_pid, const f_owner_ex& owner) {
 
 }  // namespace
 
+bool has_file_owner(int agent_fd) {
+  f_owner_ex owner{};
+  if (fcntl(agent_fd, F_GETOWN_EX, &owner) != 0) throw_system("F_GETOWN_EX of {}", agent_fd);
+  return owner.pid != 0 || fcntl(agent_fd, F_GETSIG) != 0;
+}
+
 void capture_file_owner(const FdFacts& facts, proto::OpenFile& out, Findings& findings) {
   f_owner_ex owner{};
   if (fcntl(facts.copy.get(), F_GETOWN_EX, &owner) != 0)

@@ -10,5 +10,7 @@ namespace godwit {
 // Needs facts.copy. Ids are given as the process sees them; an owner outside the process is
 // refused. Leaves `out` without an owner when there is none.
 void capture_file_owner(const FdFacts& facts, proto::OpenFile& out, Findings& findings);
+// Somebody gets it, or another signal is set.
+bool has_file_owner(int agent_fd);
 
 }  // namespace godwit

@@ -77,7 +77,7 @@ Findings FdTableCapture::find_passing_among(std::vector<FdFacts>& facts) {
   Findings found;
   auto before = shape_.begin();  // both by descriptor, ascending
   for (FdFacts& entry : facts) {
-    if (entry.link.starts_with("socket:[")) {
+    if (entry.is_socket()) {
       examine_passing_socket(entry, found);
       continue;
     }

@@ -36,11 +36,6 @@ bool is_running(FdDepth depth) { return depth == FdDepth::kShape || depth == FdD
 
 bool is_internet(int family) { return family == AF_INET || family == AF_INET6; }
 
-std::uint64_t inode_of_link(const std::string& link) {
-  constexpr std::string_view kPrefix = "socket:[";
-  return std::strtoull(link.c_str() + kPrefix.size(), nullptr, 10);
-}
-
 }  // namespace
 
 bool SocketType::is_tcp() const {
@@ -75,7 +70,9 @@ UniqueFd FdTableCapture::copy_fd(int fd) const {
 
 std::vector<FdFacts> FdTableCapture::read_running(FdDepth depth) {
   std::vector<FdFacts> out;
-  for (const int fd : directory_.list()) {
+  const std::vector<int> fds = directory_.list();
+  out.reserve(fds.size());
+  for (const int fd : fds) {
     FdFacts facts;
     facts.host_pid = host_pid_;
     facts.fd = fd;
@@ -83,7 +80,7 @@ std::vector<FdFacts> FdTableCapture::read_running(FdDepth depth) {
     auto text = directory_.info_text(fd);
     const auto stamp = try_stamp(directory_.path(fd));
     if (!link || !text || !stamp) continue;  // closed meanwhile
-    facts.link = std::move(*link);
+    facts.set_link(std::move(*link));
     facts.info = parse_fdinfo(*text);
     facts.told = true;
     facts.stamp = *stamp;
@@ -96,9 +93,16 @@ std::vector<FdFacts> FdTableCapture::read_running(FdDepth depth) {
   return out;
 }
 
-const FdTableCapture::KnownSocket* FdTableCapture::find_known(const FdFacts& facts) const {
+KnownSocket* FdTableCapture::look_up(const FdFacts& facts) {
   if (!facts.is_socket()) return nullptr;
-  const auto found = known_.find(inode_of_link(facts.link));
+  const auto found = known_.find(facts.socket_inode);
+  return found == known_.end() ? nullptr : &found->second;
+}
+
+const KnownSocket* FdTableCapture::find_known(const FdFacts& facts) const {
+  if (!facts.is_socket()) return nullptr;
+  if (facts.known != nullptr) return facts.known;
+  const auto found = known_.find(facts.socket_inode);
   return found == known_.end() ? nullptr : &found->second;
 }
 
@@ -115,17 +119,17 @@ SocketType FdTableCapture::socket_type(const FdFacts& facts, int agent_fd) const
   return {get(SO_DOMAIN), get(SO_TYPE), get(SO_PROTOCOL)};
 }
 
-std::optional<FdFacts> FdTableCapture::try_read_stopped(int fd) const {
+std::optional<FdFacts> FdTableCapture::try_read_stopped(int fd) {
   FdFacts facts;
   facts.host_pid = host_pid_;
   facts.fd = fd;
   facts.copy = copy_fd(fd);
   auto link = directory_.link(fd);
   if (!facts.copy.valid() || !link) return std::nullopt;
-  facts.link = std::move(*link);
-  const KnownSocket* known = find_known(facts);
-  if (known != nullptr) {
-    facts.stamp = known->stamp;
+  facts.set_link(std::move(*link));
+  facts.known = look_up(facts);
+  if (facts.known != nullptr) {
+    facts.stamp = facts.known->stamp;
     facts.before_hold = tcp_facts(facts.copy.get());
   } else {
     struct stat status {};
@@ -338,9 +342,10 @@ void FdTableCapture::describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::T
     known->second.relied_on = true;
   }
   if (is_running(depth)) {
-    KnownSocket seen{facts.stamp, socket_type(facts, fd), out, false, std::nullopt};
+    KnownSocket seen{facts.stamp, socket_type(facts, fd), out, false, std::nullopt, std::nullopt};
     if (has_tcp_stream(static_cast<TcpState>(out.state()))) {
       seen.described.mutable_stream()->set_congestion_control(tcp_congestion_control(fd));
+      seen.described.mutable_stream()->set_segments_in(tcp_facts(fd).segments_in);
     }
     known_[facts.stamp.inode] = std::move(seen);
   }
@@ -353,6 +358,7 @@ proto::FdTable FdTableCapture::describe(FdDepth depth) {
   for (int attempt = 1;; ++attempt) {
     try {
       glance_.clear();
+      std::vector<FdFacts>().swap(shape_);  // there can be too many to have them twice
       known_.clear();
       shape_is_ahead_ = depth == FdDepth::kAhead;
       shape_began_ns_ = clock_ns(CLOCK_REALTIME);
@@ -363,6 +369,7 @@ proto::FdTable FdTableCapture::describe(FdDepth depth) {
       Files files = group(facts);
       auto out = assemble(pointers_to(facts), files, depth, findings);
       shape_ = std::move(facts);
+      for (FdFacts& entry : shape_) entry.known = look_up(entry);
       return out;
     } catch (const Error&) {
       if (attempt == kAttempts) throw;

@@ -14,6 +14,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "common/kernel/time_namespace.h"
@@ -52,6 +53,16 @@ struct SocketCopy {
   std::optional<std::uint32_t> segments_in;  // of a stream, when it was described for good
 };
 
+// A TCP socket as FdTableCapture::describe() saw it.
+struct KnownSocket {
+  FileStamp stamp;
+  SocketType type;
+  proto::TcpSocket described;
+  bool relied_on = false;                    // by what was described for good
+  std::optional<std::uint32_t> segments_in;  // sent by describe_streams()
+  std::optional<TcpFacts> ahead;             // sent by look_at_streams(), and as it was then
+};
+
 class FdTableCapture {
  public:
   // Raises this process's RLIMIT_NOFILE to the hard limit.
@@ -75,6 +86,12 @@ class FdTableCapture {
   // Before it, as the last: lays out the questions about what describe(kAhead) has seen. Then
   // describe_final() gives changes only.
   void expect_stop();
+  // Before that: the connections that describe() has seen, by descriptor. Empty when they are so
+  // few that a look at them is not worth the stops.
+  std::vector<int> streams_to_look_at() const;
+  // Of these those that stand still, whole; the process is stopped. What is found is sent ahead,
+  // and describe_streams() only names those in which nothing has moved since.
+  void look_at_streams(std::span<const int> fds, proto::Streams& out);
   // The process is stopped. Without expect_stop(), or a task: takes duplicates of everything, kept
   // until give_back(). Else: finds out what is not as described, and takes duplicates of that and
   // of sockets.
@@ -117,17 +134,8 @@ class FdTableCapture {
   struct Files;  // what descriptors have to know of each other
 
   std::vector<FdFacts> read_running(FdDepth depth = FdDepth::kShape);
-  // A TCP socket as describe() saw it.
-  struct KnownSocket {
-    FileStamp stamp;
-    SocketType type;
-    proto::TcpSocket described;
-    bool relied_on = false;                    // by what was described for good
-    std::optional<std::uint32_t> segments_in;  // sent ahead by describe_streams()
-  };
-
   std::vector<FdFacts> read_stopped();
-  std::optional<FdFacts> try_read_stopped(int fd) const;
+  std::optional<FdFacts> try_read_stopped(int fd);
   void look_again(RemoteTask& task);
   void note_change(const FdFacts& facts);
   void add_new();
@@ -137,7 +145,13 @@ class FdTableCapture {
   void sort_out(std::span<FdFacts*> alike);
   bool pipe_is_as_described(const FdFacts& facts);
   std::vector<FdFacts*> find_changes();
-  std::vector<const FdFacts*> known_connections() const;
+  std::vector<const FdFacts*> known_connections(const std::vector<FdFacts>& facts) const;
+  void name_streams_ahead(std::vector<const FdFacts*>& connections, std::vector<bool>& shut,
+                          proto::Streams& out);
+  KnownSocket& known_of(const FdFacts& facts) {
+    return facts.known != nullptr ? *facts.known : known_.at(facts.socket_inode);
+  }
+  void look_at_stream(const FdFacts& facts, proto::Streams& out);
   void read_infos(std::vector<FdFacts>& facts) const;
   void read_info(FdFacts& facts) const;
   Findings find_passing_among(std::vector<FdFacts>& facts);
@@ -145,6 +159,7 @@ class FdTableCapture {
   void examine_passing_socket(const FdFacts& facts, Findings& findings) const;
   Findings examine_once();
   const KnownSocket* find_known(const FdFacts& facts) const;
+  KnownSocket* look_up(const FdFacts& facts);  // good until the next describe()
   SocketType socket_type(const FdFacts& facts, int agent_fd) const;
   void describe_tcp_socket(FdFacts& facts, FdDepth depth, proto::TcpSocket& out);
   Files group(std::vector<FdFacts>& facts) const;
@@ -168,12 +183,13 @@ class FdTableCapture {
   FdHolders holders_;
   RegularFilesCapture regular_files_;
   TimeOffsets offsets_;
-  std::uint64_t own_network_ = 0;               // inode of the agent's network namespace
-  std::set<std::uint64_t> in_own_network_;      // sockets that were found to be in it
-  std::map<std::uint64_t, KnownSocket> known_;  // by inode
+  std::uint64_t own_network_ = 0;                         // inode of the agent's network namespace
+  std::set<std::uint64_t> in_own_network_;                // sockets that were found to be in it
+  std::unordered_map<std::uint64_t, KnownSocket> known_;  // by inode
   std::vector<FdFacts> shape_;  // at the last describe(); with changes_only_ what they replace
   bool shape_is_ahead_ = false;
   std::int64_t shape_began_ns_ = 0;  // CLOCK_REALTIME
+  std::int64_t ahead_ms_ = 0;  // CLOCK_MONOTONIC: of the timestamps that look_at_streams() gives
   PipeReader pipe_reader_;
   FdGlance glance_;
   std::vector<std::pair<std::size_t, int>> keys_;  // FdFacts::share_key of shape_, in order

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <tuple>
+#include <unordered_set>
 #include <utility>
 
 #include "common/kernel/kcmp.h"
@@ -16,6 +17,10 @@
 namespace godwit {
 
 namespace {
+
+bool was_sent_ahead(const FdFacts& facts) {
+  return facts.known != nullptr && facts.known->ahead && facts.known->segments_in;
+}
 
 std::size_t share_key(const FdFacts& facts) {
   const auto mixed = [](std::size_t key, std::uint64_t value) {
@@ -229,7 +234,8 @@ std::vector<FdFacts*> FdTableCapture::find_changes() {
   std::set<int> changed;
   for (std::size_t i = 0; i < kept_.size(); ++i) {
     const FdFacts& entry = kept_[i];
-    const bool as_described = entry.same && entry.leader == leaders[i] && !entry.is_socket();
+    const bool as_described =
+        entry.same && entry.leader == leaders[i] && (!entry.is_socket() || was_sent_ahead(entry));
     if (as_described && !is_pipe(entry)) continue;
     if (as_described && changed_pipes_.count(entry.stamp.inode) == 0 &&
         pipe_is_as_described(entry)) {
@@ -297,7 +303,7 @@ void FdTableCapture::give_back() {
 
 std::vector<SocketCopy> FdTableCapture::sockets() const {
   std::vector<SocketCopy> out;
-  std::set<std::uint64_t> seen;
+  std::unordered_set<std::uint64_t> seen;
   for (const FdFacts& facts : kept_) {
     if (!facts.is_socket() || !seen.insert(facts.stamp.inode).second) continue;
     const SocketType type = socket_type(facts, facts.copy.get());

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <map>
+#include <set>
 #include <span>
 #include <thread>
 
@@ -17,6 +19,7 @@
 #include "common/kernel/pidfd.h"
 #include "common/kernel/proc_status.h"
 #include "common/kernel/socket_options.h"
+#include "common/kernel/tcp_repair.h"
 #include "common/remote/test_child.h"
 #include "source-agent/capture/fd_compare.h"
 #include "source-agent/capture/fd_table.h"
@@ -132,6 +135,125 @@ TEST(LastLook, ConnectionsDescribedAheadOfTheRest) {
     EXPECT_EQ(ahead.DebugString(), afresh.DebugString());
   }
   EXPECT_EQ(stream_of(last, 5).receive().bytes(), "word");
+}
+
+constexpr int kPairs = 60;
+
+// Descriptors from 3 on: a listener, then both ends of each connection, client and server.
+void connect_often_to_itself() {
+  close(kTestPidfd);
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t bytes = sizeof address;
+  auto* name = reinterpret_cast<sockaddr*>(&address);
+  if (bind(listener, name, bytes) != 0 || listen(listener, 3) != 0) _exit(1);
+  if (getsockname(listener, name, &bytes) != 0) _exit(1);
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const int client = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(client, name, bytes) != 0) _exit(1);
+    if (accept(listener, nullptr, nullptr) < 0) _exit(1);
+  }
+}
+
+// By file: those that look_at_streams() found, and those that describe_streams() named of them or
+// sent.
+struct ManyStreams {
+  explicit ManyStreams(FdTableCapture& capture, RemoteTask& task) {
+    proto::Streams found;
+    const std::vector<int> fds = capture.streams_to_look_at();
+    task.stop();
+    capture.look_at_streams(fds, found);
+    task.resume();
+    EXPECT_TRUE(found.ahead());
+    for (const proto::OpenFile& file : found.files()) ahead[file.id()] = file.tcp_socket();
+  }
+  void describe(FdTableCapture& capture) {
+    capture.describe_streams([&](const proto::Streams& part) {
+      for (const std::uint32_t file : part.as_ahead()) named.insert(file);
+      if (part.as_ahead_size() > 0) passed_ms = part.passed_ms();
+      for (const proto::OpenFile& file : part.files()) sent[file.id()] = file.tcp_socket();
+    });
+  }
+
+  std::map<std::uint32_t, proto::TcpSocket> ahead;
+  std::set<std::uint32_t> named;
+  std::map<std::uint32_t, proto::TcpSocket> sent;
+  std::uint32_t passed_ms = 0;
+};
+
+TEST(LastLook, ConnectionsThatStandStillAreOnlyNamed) {
+  TestProcess process(connect_often_to_itself);
+  const UniqueFd pidfd = open_pidfd(process.pid());
+  RemoteTask task = RemoteTask::attach(process.pid());
+  FdTableCapture capture(process.pid());
+  capture.describe();
+  ManyStreams streams(capture, task);
+  EXPECT_EQ(streams.ahead.size(), 2U * kPairs);
+  const UniqueFd moves = copy_fd_of(pidfd, 4);
+  ASSERT_EQ(send(moves.get(), "word", 4, 0), 4);
+  const UniqueFd shut = copy_fd_of(pidfd, 8);
+  ASSERT_EQ(shutdown(shut.get(), SHUT_RD), 0);
+  const UniqueFd set = copy_fd_of(pidfd, 10);
+  set_socket_option(set.get(), {IPPROTO_TCP, TCP_NODELAY, int_option_value(1)});
+  set_socket_option(set.get(), {SOL_SOCKET, SO_REUSEADDR, int_option_value(1)});
+  set_socket_option(set.get(), {SOL_SOCKET, SO_SNDBUF, int_option_value(100'000)});
+  task.stop();
+  capture.take_copies();
+  const std::uint32_t now = tcp_timestamp(set.get());
+  streams.describe(capture);
+  const std::uint32_t later = tcp_timestamp(set.get());
+  EXPECT_EQ(streams.named.size(), 2U * kPairs - 3);
+  ASSERT_EQ(streams.sent.size(), 3U);
+  for (const std::uint32_t file : {4U, 5U, 8U}) EXPECT_TRUE(streams.sent.contains(file)) << file;
+  EXPECT_EQ(streams.sent[5].stream().receive().bytes(), "word");
+  // It does not go back, and counts in the same unit.
+  const std::uint32_t told = streams.ahead.at(10).stream().timestamp() + streams.passed_ms;
+  EXPECT_GE(static_cast<std::int32_t>(told - now), 0);
+  EXPECT_LE(static_cast<std::int32_t>(told - later), 5);
+  EXPECT_EQ(told % 2, now % 2);
+  const proto::FdTable table = capture.describe_final();
+  const proto::Corrections early = capture.confirm_streams();
+  ASSERT_EQ(early.sockets_size(), 1) << early.DebugString();
+  EXPECT_EQ(early.sockets(0).file(), 10U);
+  EXPECT_EQ(early.sockets(0).options_size(), 2) << early.DebugString();
+  const proto::Corrections late = capture.find_corrections();
+  ASSERT_EQ(late.sockets_size(), 1) << late.DebugString();
+  ASSERT_EQ(late.sockets(0).options_size(), 2) << late.DebugString();  // with SO_BUF_LOCK
+  EXPECT_EQ(late.sockets(0).options(1).name(), SO_SNDBUF) << late.DebugString();
+  // What was named is what is found afresh.
+  capture.give_back();
+  FdTableCapture fresh(process.pid());
+  fresh.take_copies();
+  const proto::FdTable whole = fresh.describe_final();
+  for (const proto::OpenFile& file : whole.files()) {
+    if (!streams.named.contains(file.id())) continue;
+    proto::TcpStream told_of = streams.ahead.at(file.id()).stream();
+    proto::TcpStream found = file.tcp_socket().stream();
+    for (proto::TcpStream* each : {&told_of, &found}) {
+      each->clear_timestamp();
+      each->clear_quiet();
+    }
+    EXPECT_EQ(told_of.DebugString(), found.DebugString()) << file.id();
+  }
+}
+
+TEST(LastLook, AnOwnerThatAConnectionGotIsNotOverlooked) {
+  TestProcess process(connect_often_to_itself);
+  const UniqueFd pidfd = open_pidfd(process.pid());
+  const UniqueFd owned = copy_fd_of(pidfd, 6);
+  RemoteTask task = RemoteTask::attach(process.pid());
+  FdTableCapture capture(process.pid());
+  capture.describe();
+  ManyStreams streams(capture, task);
+  ASSERT_EQ(fcntl(owned.get(), F_SETOWN, process.pid()), 0);
+  task.stop();
+  capture.take_copies();
+  streams.describe(capture);
+  EXPECT_TRUE(streams.named.contains(6));
+  const std::string story = story_of([&] { capture.confirm_streams(); });
+  EXPECT_NE(story.find("fd 6"), std::string::npos) << story;
 }
 
 TEST(LastLook, AConnectionThatBecameAnotherIsNotConfirmed) {

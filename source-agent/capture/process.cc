@@ -3,8 +3,10 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 #include <span>
+#include <thread>
 
 #include "common/base/error.h"
 #include "common/base/scope_exit.h"
@@ -124,8 +126,9 @@ proto::Process ProcessCapture::describe(RemoteTask& task) {
 
 proto::Process ProcessCapture::describe_running(RemoteTask& task) {
   mappings_.describe_areas(&task);
-  *last_.mutable_fd_table() = fd_table_.describe(FdDepth::kAhead);
-  return last_;
+  proto::Process process = last_;
+  *process.mutable_fd_table() = fd_table_.describe(FdDepth::kAhead);
+  return process;
 }
 
 void ProcessCapture::refresh() {
@@ -161,6 +164,22 @@ void ProcessCapture::stop_in_turn(RemoteTask& task, std::span<const pid_t> host_
       if (error.code() != ESRCH) throw;
     }
   }
+}
+
+proto::Streams ProcessCapture::look_at_streams(RemoteTask& task) {
+  constexpr std::size_t kThreadsMax = 100;  // more take longer to stop than the look does
+  constexpr std::size_t kAtOnce = 64;
+  constexpr std::chrono::milliseconds kBetweenStops(1);
+  proto::Streams out;
+  const std::vector<int> all = fd_table_.streams_to_look_at();
+  if (all.empty() || list_threads(host_pid_).size() > kThreadsMax) return out;
+  for (std::size_t at = 0; at < all.size(); at += kAtOnce) {
+    if (at > 0) std::this_thread::sleep_for(kBetweenStops);
+    task.stop();
+    const ScopeExit go_on([&] { task.resume(); });
+    fd_table_.look_at_streams(std::span(all).subspan(at, std::min(kAtOnce, all.size() - at)), out);
+  }
+  return out;
 }
 
 void ProcessCapture::look_at_threads(RemoteTask& task) {

@@ -51,6 +51,9 @@ class ProcessCapture {
   // the look, in the same way, as long as they become fewer. `stops`: how often all were
   // stopped since the last call.
   void follow_threads(RemoteTask& task, int stops);
+  // Shortly before the switch, and before look_at_threads(): connections that stand still,
+  // described whole. The process is stopped for a millisecond, again and again.
+  proto::Streams look_at_streams(RemoteTask& task);
   const KnownThreads& known_threads() const { return known_threads_; }
   // After describe_final(), while the destination works: throws Error when a thread
   // is not as it took it to be. The process is stopped, and not frozen yet. What
@@ -82,7 +85,7 @@ class ProcessCapture {
   MappingsCapture mappings_;
   FdTableCapture fd_table_;
   BlockedCallWatch blocked_calls_;
-  proto::Process last_;  // without areas
+  proto::Process last_;  // without areas and descriptors
   KnownThreads known_threads_;
   std::set<pid_t> moved_threads_;       // by host tid
   std::optional<ThreadAnswer> leader_;  // of the last stop

@@ -11,88 +11,13 @@
 #include <algorithm>
 #include <array>
 
-#include "common/base/unique_fd.h"
+#include "common/base/clock.h"
 #include "common/kernel/socket_options.h"
 #include "common/kernel/tcp_repair.h"
 #include "common/network/socket_address.h"
 
 namespace godwit {
 namespace {
-
-constexpr int kProtocolMptcp = 262;
-
-std::string connection_key(const std::vector<std::uint8_t>& from, std::uint16_t from_port,
-                           const std::vector<std::uint8_t>& to, std::uint16_t to_port) {
-  const auto plain = [](const std::vector<std::uint8_t>& bytes) {
-    const auto address =
-        IpAddress::from_bytes({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-    return address ? address->unmapped().text() : std::string();
-  };
-  return fmt::format("{} {} {} {}", plain(from), from_port, plain(to), to_port);
-}
-
-std::string layered_protocol(int agent_fd) {
-  std::array<char, 16> name{};
-  socklen_t bytes = name.size();
-  if (getsockopt(agent_fd, IPPROTO_TCP, TCP_ULP, name.data(), &bytes) != 0) return {};
-  return std::string(name.data(), strnlen(name.data(), bytes));
-}
-
-void preflight_kind(int agent_fd, const std::string& object, Findings& findings) {
-  if (int_socket_option(agent_fd, SOL_SOCKET, SO_PROTOCOL) == kProtocolMptcp) {
-    refuse(findings, "tcp-multipath", object, "a Multipath TCP socket can't be moved",
-           "start the program without MPTCP (GODEBUG=multipathtcp=0, or without mptcpize)");
-  }
-  if (const std::string name = layered_protocol(agent_fd); !name.empty()) {
-    refuse(
-        findings, "tcp-upper-layer-protocol", object,
-        fmt::format("the kernel's {} layer sits on this connection; its keys can't be read", name),
-        "let the program do TLS itself, or close the connection");
-  }
-  if (is_socket_of_other_network(agent_fd)) {
-    refuse(findings, "socket-of-other-network", object,
-           "the socket belongs to another network namespace than the agent",
-           "run the source agent in the network namespace of the program");
-  }
-  if (socket_filter(agent_fd) == SocketFilter::kOpaque) {
-    refuse(findings, "socket-filter-opaque", object,
-           "the socket has an eBPF or locked packet filter, which can't be read back",
-           "let the program attach a classic filter without SO_LOCK_FILTER");
-  }
-  if (const std::string name = socket_interface(agent_fd); !name.empty()) {
-    refuse(findings, "socket-bound-to-interface", object,
-           fmt::format("the socket is bound to the interface {}; held packets can't reach it there",
-                       name),
-           "let the program bind to an address instead of an interface");
-  }
-  examine_tcp_connecting(agent_fd, object, findings);
-}
-
-void preflight_addresses(int agent_fd, const std::string& object, const ProcessSockets& sockets,
-                         Findings& findings) {
-  const InetDiag* diag = sockets.find(socket_inode(agent_fd));
-  if (diag != nullptr && diag->md5_signed) {
-    refuse(findings, "tcp-md5", object, "connections signed with TCP-MD5 can't be moved",
-           "remove the key from the socket");
-  }
-  const auto local = SocketAddress::local_of(agent_fd);
-  if (local && local->ip().unmapped().family == AF_INET6 && local->ip().is_link_local()) {
-    refuse(
-        findings, "address-link-local", object,
-        fmt::format("{} is a link-local address, which belongs to this host's link", local->text()),
-        "use a global or unique local address");
-  }
-  const auto remote = SocketAddress::remote_of(agent_fd);
-  if (!remote || !local || diag == nullptr) return;
-  // Both ends on one address: the other end would have to come along.
-  if (!remote->ip().is_loopback() && remote->ip() != local->ip()) return;
-  const InetDiag* other = sockets.other_end(*diag);
-  if (other != nullptr && sockets.owns(other->inode)) return;
-  refuse(findings, "tcp-other-end-outside", object,
-         fmt::format("connected within this host, {} to {}, to a socket outside of the process",
-                     local->text(), remote->text()),
-         "let the other end connect to an address that other hosts reach, or close the connection");
-}
 
 using OptionList = google::protobuf::RepeatedPtrField<proto::SocketOption>;
 
@@ -156,10 +81,12 @@ void put_window(int fd, proto::TcpStream& stream) {
   stream.set_window_receive_update(window.receive_update);
 }
 
+bool is_reuse(const proto::SocketOption& option) {
+  return option.level() == SOL_SOCKET && option.name() == SO_REUSEADDR;
+}
+
 bool reuses_address(const proto::TcpSocket& socket) {
-  return std::any_of(socket.options().begin(), socket.options().end(), [](const auto& option) {
-    return option.level() == SOL_SOCKET && option.name() == SO_REUSEADDR;
-  });
+  return std::any_of(socket.options().begin(), socket.options().end(), is_reuse);
 }
 
 // The description of before, with the options of these paces as they are now.
@@ -273,47 +200,6 @@ void find_option_changes(int fd, const OptionList& before, const OptionList& now
 
 }  // namespace
 
-bool is_tcp_socket(int fd) {
-  const int family = int_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
-  if (family != AF_INET && family != AF_INET6) return false;
-  const int protocol = int_socket_option(fd, SOL_SOCKET, SO_PROTOCOL);
-  return protocol == IPPROTO_TCP || protocol == kProtocolMptcp;
-}
-
-ProcessSockets::ProcessSockets(std::set<std::uint64_t> inodes)
-    : inodes_(std::move(inodes)), sockets_(inet_diag(IPPROTO_TCP, ~0U)) {
-  for (const InetDiag& socket : sockets_) {
-    if (socket.inode != 0) by_inode_[socket.inode] = &socket;
-    by_addresses_[connection_key(socket.local_address, socket.local_port, socket.remote_address,
-                                 socket.remote_port)] = &socket;
-  }
-}
-
-const InetDiag* ProcessSockets::find(std::uint64_t inode) const {
-  const auto found = by_inode_.find(inode);
-  return found == by_inode_.end() ? nullptr : found->second;
-}
-
-const InetDiag* ProcessSockets::other_end(const InetDiag& socket) const {
-  const auto found = by_addresses_.find(connection_key(socket.remote_address, socket.remote_port,
-                                                       socket.local_address, socket.local_port));
-  return found == by_addresses_.end() ? nullptr : found->second;
-}
-
-void preflight_tcp_socket(int agent_fd, int fd, const ProcessSockets& sockets, Findings& findings) {
-  const std::string object = fmt::format("fd {}", fd);
-  preflight_kind(agent_fd, object, findings);
-  preflight_addresses(agent_fd, object, sockets, findings);
-}
-
-void examine_tcp_connecting(int agent_fd, const std::string& object, Findings& findings) {
-  const TcpState state = tcp_facts(agent_fd).state;
-  if (state != TcpState::kSynSent && state != TcpState::kSynReceived) return;
-  refuse(findings, "tcp-connecting", object,
-         fmt::format("the connection is still being made ({})", tcp_state_name(state)),
-         "try again in a moment: it is either made or refused then");
-}
-
 proto::TcpSocket capture_tcp_socket(int agent_fd) {
   const TcpState state = tcp_facts(agent_fd).state;
   if (state == TcpState::kSynSent || state == TcpState::kSynReceived) {
@@ -358,12 +244,19 @@ proto::TcpSocket capture_tcp_socket_again(int agent_fd, const proto::TcpSocket& 
   return socket;
 }
 
-void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
+void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before, bool ahead,
                           proto::SocketCorrection& out) {
   const proto::TcpSocket now = capture_tcp_socket(agent_fd);
   if (now.backlog() != before.backlog()) out.set_backlog(now.backlog());
   find_option_changes(agent_fd, before.options(), now.options(), OptionPace::kSettled,
                       *out.mutable_options());
+  if (ahead) {
+    OptionList urgent;
+    find_option_changes(agent_fd, before.options(), now.options(), OptionPace::kUrgent, urgent);
+    for (proto::SocketOption& option : urgent) {
+      if (!is_reuse(option)) *out.add_options() = std::move(option);
+    }
+  }
   const std::string& congestion = before.stream().congestion_control();
   if (congestion.empty()) return;
   std::string now_congestion = tcp_congestion_control(agent_fd);
@@ -403,7 +296,31 @@ std::optional<proto::TcpSocket> capture_tcp_connection(int agent_fd, const proto
   return socket;
 }
 
-void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described,
+std::optional<StillConnection> look_at_tcp_connection(int agent_fd,
+                                                      const proto::TcpSocket& before) {
+  const TcpFacts facts = tcp_facts(agent_fd);
+  // One that was at work a moment ago will be.
+  if (facts.state != TcpState::kEstablished || facts.unsent_bytes > 0 ||
+      static_cast<int>(facts.state) != before.state() ||
+      facts.segments_in != before.stream().segments_in()) {
+    return std::nullopt;
+  }
+  const TcpQueueLengths lengths = tcp_queue_lengths(agent_fd, facts);
+  const bool shut = (poll_state(agent_fd) & POLLRDHUP) != 0;
+  if (lengths.receive > 0 || lengths.unacknowledged > 0 || shut) return std::nullopt;
+  const std::int64_t at_ms = monotonic_ns() / 1'000'000;
+  auto socket = capture_tcp_connection(agent_fd, before, facts, false);
+  if (!socket || tcp_facts(agent_fd) != facts) return std::nullopt;
+  const proto::TcpStream& stream = socket->stream();
+  const bool counts_milliseconds = (stream.timestamp() & 1) == 0;  // not microseconds
+  if (!stream.quiet() || !counts_milliseconds || !stream.receive().bytes().empty() ||
+      !stream.send().bytes().empty()) {
+    return std::nullopt;
+  }
+  return StillConnection{*std::move(socket), facts, at_ms};
+}
+
+void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described, bool ahead,
                             proto::SocketCorrection& out) {
   OptionList now;
   for (SocketOptionValue& option : changed_socket_options(agent_fd, described.family(), SOCK_STREAM,
@@ -412,6 +329,12 @@ void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described,
   }
   find_option_changes(agent_fd, described.options(), now, OptionPace::kLively,
                       *out.mutable_options());
+  if (ahead) {  // later it is in repair mode, which does not show it
+    const int reuse = int_socket_option(agent_fd, SOL_SOCKET, SO_REUSEADDR);
+    if ((reuse != 0) != reuses_address(described)) {
+      add_option({SOL_SOCKET, SO_REUSEADDR, int_option_value(reuse)}, *out.mutable_options());
+    }
+  }
   const auto local = SocketAddress::local_of(agent_fd);
   const auto remote = SocketAddress::remote_of(agent_fd);
   if (local && remote && local->bytes() == described.local_address() &&

@@ -67,7 +67,8 @@ proto::TcpSocket capture_tcp_socket(int agent_fd);
 proto::TcpSocket capture_tcp_socket_again(int agent_fd, const proto::TcpSocket& before);
 // What capture_tcp_socket_again() took for unchanged and is not, for a socket that stands still
 // since (in repair mode or not).
-void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
+// `ahead`: look_at_tcp_connection() has described it.
+void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before, bool ahead,
                           proto::SocketCorrection& out);
 // A connection that was described a moment ago, with its stream; nothing when its state has changed
 // since. Its two ends and the options that the making of the socket does not rest on (OptionPace)
@@ -76,8 +77,20 @@ void find_tcp_corrections(int agent_fd, const proto::TcpSocket& before,
 std::optional<proto::TcpSocket> capture_tcp_connection(int agent_fd, const proto::TcpSocket& before,
                                                        const TcpFacts& before_hold,
                                                        bool receive_shutdown);
-// Adds the lively options that are not as described. Throws Error when the ends are not.
-void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described,
+// A connection with nothing queued and nothing owed on either side, as capture_tcp_connection()
+// describes it.
+struct StillConnection {
+  proto::TcpSocket socket;
+  TcpFacts facts;          // as long as they are the same, so is the stream but for its timestamp
+  std::int64_t at_ms = 0;  // CLOCK_MONOTONIC, not after the reading of the timestamp
+};
+// Of one that was described a moment ago, while the process is stopped and packets come and go.
+// Nothing when it does not stand still.
+std::optional<StillConnection> look_at_tcp_connection(int agent_fd, const proto::TcpSocket& before);
+// Before it is frozen: adds the lively options that are not as described. Throws Error when the
+// ends are not. `ahead`: look_at_tcp_connection() has described it; then the buffers and the window
+// are left to find_tcp_corrections(), for only the program can have changed them.
+void confirm_tcp_connection(int agent_fd, const proto::TcpSocket& described, bool ahead,
                             proto::SocketCorrection& out);
 // The name of its algorithm; what the description of a connection has beside its options.
 std::string tcp_congestion_control(int agent_fd);
