@@ -22,9 +22,7 @@ constexpr std::uint64_t kPiecePages = 16;
 
 }  // namespace
 
-FaultService::FaultService(PageServiceLink& link)
-    : link_(link), placed_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-  if (!placed_.valid()) throw_system("eventfd");
+FaultService::FaultService(PageServiceLink& link) : link_(link) {
   memory_.tell_children([this](std::uint32_t parent, int uffd) { tell_child(parent, uffd); });
 }
 
@@ -39,6 +37,7 @@ void FaultService::serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing,
   if (!stream_) fail("faults are to be served before their connection is there");
   {
     const std::lock_guard lock(mutex_);
+    open_signal();
     memory_.keep_ledger(std::move(ledger));
     memory_.add(space, std::move(uffd), std::move(missing));
   }
@@ -47,8 +46,14 @@ void FaultService::serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing,
 
 PageBitmap FaultService::resume(std::vector<LazyMemory::Held> held, MissingLedger ledger) {
   const std::lock_guard lock(mutex_);
+  open_signal();
   memory_.resume(std::move(held), std::move(ledger));
   return memory_.missing_at_source(0);
+}
+
+void FaultService::open_signal() {
+  placed_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!placed_.valid()) throw_system("eventfd");
 }
 
 void FaultService::start() {

@@ -36,6 +36,7 @@ class FaultService {
   void place(const PageFrame& frame);
 
  private:
+  void open_signal();
   void start();
   void tell_child(std::uint32_t parent, int uffd);
   void run();
@@ -47,7 +48,8 @@ class FaultService {
   bool is_done();
 
   PageServiceLink& link_;
-  UniqueFd placed_;  // an eventfd: the receiver has read events too, or placed the last page
+  UniqueFd placed_;  // an eventfd, once there is something to serve: the receiver has read events
+                     // too, or placed the last page
   std::optional<TlsStream> stream_;
   PageFrame answer_;
   mutable std::mutex mutex_;

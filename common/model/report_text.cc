@@ -125,6 +125,12 @@ std::string outcome_line(const MigrationReport& report) {
                          report.pid_source, report.destination,
                          count > 1 ? fmt::format(" for {} reasons", count) : "");
     }
+    case State::kPostCopy:
+      return fmt::format(
+          "it runs as pid {} at {}, where {} of it are still missing: they are in pid {}, which stays "
+          "frozen here; `migrate recover` goes on",
+          report.pid_destination, report.destination,
+          count_text(report.post_copy.missing_pages, "page"), report.pid_source);
     default:
       return fmt::format(
           "in doubt in state {}: pid {} stays frozen here; `migrate recover` settles it",
