@@ -24,7 +24,7 @@ void PostCopy::tell_daemon(int fd, char kind) const noexcept {
 }
 
 void PostCopy::begin(PageServiceLink& pages, UniqueFd uffd) {
-  ledger_.reset(::memfd_create("missing-pages", MFD_CLOEXEC));
+  ledger_.reset(::memfd_create("ledger", MFD_CLOEXEC));
   if (!ledger_.valid()) throw_system("memfd_create");
   spaces_.push_back({0, std::move(uffd)});
   proto::PageOrder order;

@@ -61,6 +61,7 @@ void build(Migration& migration) {
   leave_out_registers(process);
   migration.memory.emplace(*migration.task, migration.tracker);
   migration.memory->update(migration.capture->mappings().described());
+  migration.memory->mark_described();
   migration.task->resume();
   const double stopped_ms = to_ms(monotonic_ns() - stopped_ns);
   *process.mutable_fd_table() = migration.capture->fd_table().describe();

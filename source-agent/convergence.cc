@@ -12,6 +12,10 @@ namespace {
 constexpr std::uint64_t kNegligiblePages = 64;
 // Another round is worth it while it takes away at least a quarter.
 constexpr double kWorthwhileShrink = 0.75;
+// Where the rest is close to fitting, chance makes it fit after some more rounds: that is better
+// than pages that a running process has to wait for. Far from it, no round helps.
+constexpr std::int64_t kFarFromFitting = 4;
+constexpr std::size_t kRoundsNearFitting = 12;
 
 }  // namespace
 
@@ -44,11 +48,14 @@ Prediction Convergence::after_round(const RoundReport& round) {
       !is_first_resend &&
       static_cast<double>(pages) < kWorthwhileShrink * static_cast<double>(pages_before);
   const bool last_round = static_cast<int>(rounds_.size()) + 1 >= limits_.rounds_max;
+  const bool hopeless = out.downtime_ns > kFarFromFitting * limits_.downtime_ns_max ||
+                        rounds_.size() >= kRoundsNearFitting;
   rounds_.push_back(round);
   if (fits && (out.rest_pages <= kNegligiblePages || last_round || !(shrinks || is_first_resend))) {
     out.decision = PrecopyDecision::kSwitch;
     out.reason = "the rest fits into the wanted downtime";
-  } else if (limits_.may_leave_pages && (last_round || !(shrinks || is_first_resend))) {
+  } else if (limits_.may_leave_pages &&
+             (last_round || (!shrinks && !is_first_resend && hopeless))) {
     out.decision = PrecopyDecision::kSwitchLazily;
     out.reason =
         fmt::format("another round does not pay: {} pages are dirtied meanwhile, {:.1f} ms to send",

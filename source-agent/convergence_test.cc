@@ -55,5 +55,32 @@ TEST(ConvergenceTest, SteadyDirtySetThatFitsSwitches) {
   EXPECT_EQ(convergence.after_round(round_of(400, 2)).decision, PrecopyDecision::kSwitch);
 }
 
+TEST(ConvergenceTest, AHybridLeavesPagesAsSoonAsRoundsDoNotHelp) {
+  ConvergenceLimits limits;
+  limits.may_leave_pages = true;
+  Convergence convergence(limits);
+  convergence.after_round(round_of(262144, 800));
+  EXPECT_EQ(convergence.after_round(round_of(200000, 600)).decision,
+            PrecopyDecision::kAnotherRound);
+  EXPECT_EQ(convergence.after_round(round_of(195000, 600)).decision,
+            PrecopyDecision::kSwitchLazily);
+}
+
+TEST(ConvergenceTest, AHybridIsPatientWhereTheRestAlmostFits) {
+  ConvergenceLimits limits;
+  limits.may_leave_pages = true;
+  Convergence convergence(limits);
+  convergence.after_round(round_of(262144, 800));
+  convergence.after_round(round_of(4000, 12));
+  int rounds = 2;
+  for (PrecopyDecision decision = PrecopyDecision::kAnotherRound;
+       decision == PrecopyDecision::kAnotherRound; ++rounds) {
+    decision = convergence.after_round(round_of(4000, 12)).decision;
+    ASSERT_NE(decision, PrecopyDecision::kSwitch);
+    ASSERT_LT(rounds, limits.rounds_max);
+  }
+  EXPECT_GT(rounds, 10);
+}
+
 }  // namespace
 }  // namespace godwit

@@ -134,6 +134,7 @@ void describe_again(Migration& migration, proto::Process& process) {
   ++migration.generation;
   publish_areas(migration);
   *process.mutable_mappings() = *migration.capture->mappings().described();
+  migration.memory->mark_described();
   send_description(migration, process);
   process.clear_mappings();
   await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kReconcileTimeoutNs);

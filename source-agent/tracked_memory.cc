@@ -17,7 +17,10 @@
 namespace godwit {
 
 TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind)
-    : task_(task), kind_(kind), layout_(std::make_shared<const proto::Mappings>()) {
+    : task_(task),
+      kind_(kind),
+      layout_(std::make_shared<const proto::Mappings>()),
+      described_(layout_) {
   const std::string directory = fmt::format("/proc/{}", task.host_pid());
   pagemap_ = open_file(directory + "/pagemap", O_RDWR);
   if (kind == TrackerKind::kSoftDirty) {
@@ -53,18 +56,26 @@ bool TrackedMemory::update(std::shared_ptr<const proto::Mappings> layout, bool l
   std::vector<PageRange> added;
   for (const LayoutSegment& segment : diff.map) added.push_back(segment.range);
   if (!last) arm(added);
-  // What was fresh and never scanned stays fresh where it still exists; page_areas() clips.
-  fresh_.insert(fresh_.end(), added.begin(), added.end());
+  // What begins empty there follows from the description that the destination has, whatever was
+  // seen here in between.
+  const LayoutDiff change = diff_layout(*described_, *layout);
+  fresh_ = unsent_;
+  for (const LayoutSegment& segment : change.map) fresh_.push_back(segment.range);
   std::sort(fresh_.begin(), fresh_.end(),
             [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
   fresh_.erase(std::unique(fresh_.begin(), fresh_.end()), fresh_.end());
-  const bool changed = !diff.empty();
   layout_ = std::move(layout);
   areas_ = page_areas(*layout_, fresh_);
-  return changed;
+  return !change.empty();
+}
+
+void TrackedMemory::mark_described() {
+  described_ = layout_;
+  unsent_ = fresh_;
 }
 
 void TrackedMemory::mark_scanned() {
+  unsent_.clear();
   if (fresh_.empty()) return;
   fresh_.clear();
   areas_ = page_areas(*layout_, fresh_);

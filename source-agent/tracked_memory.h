@@ -24,14 +24,17 @@ class TrackedMemory {
   TrackedMemory(RemoteTask& task, TrackerKind kind);
 
   // Takes a new layout: registers what is new, works out what must be sent whole. Returns true when
-  // the areas differ from the last ones. A running task is stopped for a moment when there is
-  // something to register. `last`: no round but the final one follows, so nothing is registered.
+  // the areas differ from those of the last description. A running task is stopped for a moment
+  // when there is something to register. `last`: no round but the final one follows, so nothing is
+  // registered.
   bool update(std::shared_ptr<const proto::Mappings> layout, bool last = false);
 
   // The areas as of the last update; fresh pieces are those not yet taken by a round.
   const std::vector<proto::PageArea>& areas() const { return areas_; }
   // The description they come from.
   const proto::Mappings& layout() const { return *layout_; }
+  // The layout of the last update is on its way to the destination.
+  void mark_described();
   // A round has scanned them: nothing is fresh any more.
   void mark_scanned();
 
@@ -56,7 +59,9 @@ class TrackedMemory {
   UniqueFd pagemap_;
   UniqueFd clear_refs_;  // soft-dirty only
   std::shared_ptr<const proto::Mappings> layout_;
-  std::vector<PageRange> fresh_;
+  std::shared_ptr<const proto::Mappings> described_;  // what the destination has, or will
+  std::vector<PageRange> fresh_;                      // as of the last update
+  std::vector<PageRange> unsent_;                     // of the description, not yet scanned
   std::vector<proto::PageArea> areas_;
 };
 
