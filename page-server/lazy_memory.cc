@@ -268,6 +268,7 @@ bool LazyMemory::place_in(Space& space, const PageRange& range, const std::byte*
 
 bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data) {
   std::uint64_t step_max = std::numeric_limits<std::uint64_t>::max();
+  std::optional<Address> absent;
   while (here.start < here.end) {
     bool missing = false;
     std::uint64_t done = space.missing.uniform_bytes(here, &missing);
@@ -283,6 +284,10 @@ bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data)
       }
       if (done == 0 && outcome.code == ENOENT && part.bytes() > kPageSize) {
         step_max = kPageSize;  // it may reach beyond the end of a mapping, which is refused whole
+        continue;
+      }
+      if (done == 0 && outcome.code == ENOENT && absent != part.start) {
+        absent = part.start;  // or it moves away just now: then EAGAIN is the next answer
         continue;
       }
       if (done == 0 && (outcome.code == ESRCH || outcome.code == ENOSPC)) {
