@@ -87,8 +87,9 @@ TEST(LazyRoundTest, FramesNameAllOfIt) {
   order.set_round(9);
   order.set_generation(4);
   KeptFrames sink;
-  name_missing(order, bitmap_of(ranges), sink);
+  const std::uint64_t bytes = name_missing(order, bitmap_of(ranges), sink);
   EXPECT_EQ(sink.frames.size(), 3u);
+  EXPECT_EQ(bytes, 3 * PageFrame::kHeaderBytes + ranges.size() * PageFrame::kRunBytes);
   std::vector<PageRange> named;
   for (const auto& frame : sink.frames) {
     EXPECT_EQ(frame->type(), PageFrame::Type::kMissing);
@@ -102,7 +103,7 @@ TEST(LazyRoundTest, FramesNameAllOfIt) {
 
 TEST(LazyRoundTest, NothingMissingIsNoFrame) {
   KeptFrames sink;
-  name_missing({}, PageBitmap{}, sink);
+  EXPECT_EQ(name_missing({}, PageBitmap{}, sink), 0u);
   EXPECT_TRUE(sink.frames.empty());
 }
 
