@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/mman.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -386,23 +387,40 @@ TEST_F(LazyMemoryTest, AfterExecNobodyMissesAnything) {
   EXPECT_TRUE(done());
 }
 
-TEST_F(LazyMemoryTest, WhatDidNotComeIsAskedForAgain) {
-  serve({pages(0, 4)}, {pages(0, 4)});
-  child_.start_reading(pages(1, 1));
-  child_.start_reading(pages(2, 1));
-  const Address first = await_request();
-  const Address second = await_request();
-  EXPECT_EQ(first + second, page(1) + page(2));
-  place(pages(1, 1));
-  EXPECT_EQ(child_.finish_reading(), source_hash(pages(1, 1)));
+TEST_F(LazyMemoryTest, AnotherOneGoesOn) {
+  const UniqueFd file(::memfd_create("ledger", MFD_CLOEXEC));
+  memory_.keep_ledger(MissingLedger(duplicate_fd(file.get())));
+  std::vector<LazyMemory::Held> held(1);
+  memory_.tell_children([&](std::uint32_t parent, int uffd) {
+    held.push_back({parent, duplicate_fd(uffd)});
+  });
+  serve({pages(0, 16)}, {pages(0, 16)});
+  held[0].uffd = duplicate_fd(memory_.descriptors().at(0));
+  child_.move(pages(8, 4), page(100));
+  child_.zap(pages(2, 1));
+  child_.start_reading_in_fork(pages(4, 2));
+  EXPECT_EQ(await_request(), page(4));
+  child_.start_reading(pages(101, 1));
+  EXPECT_EQ(await_request(), page(9));
+  place(pages(0, 2));
   {
     const std::lock_guard lock(mutex_);
-    memory_.ask_again();
+    memory_ = LazyMemory();
+    memory_.resume(std::move(held), MissingLedger(duplicate_fd(file.get())));
+    EXPECT_EQ(memory_.missing_at_source(kSpace).count(), 13u);
+    EXPECT_TRUE(memory_.missing_at_source(kSpace).contains(page(3)));
   }
-  EXPECT_EQ(await_request(), page(2));
-  place(pages(2, 1));
-  EXPECT_EQ(child_.finish_reading(), source_hash(pages(2, 1)));
-  EXPECT_EQ(asked(), 3u);
+  // Who waits is heard again.
+  const Address first = await_request();
+  const Address second = await_request();
+  EXPECT_EQ(first + second, page(4) + page(9));
+  answer_all();
+  place(pages(3, 13));
+  EXPECT_EQ(child_.finish_reading(), source_hash(pages(4, 2)));
+  EXPECT_EQ(child_.finish_reading(), source_hash(pages(9, 1)));
+  EXPECT_TRUE(await([&] { return memory_.missing_pages() == 0; }));
+  EXPECT_EQ(read(pages(2, 1)), zero_hash(1));
+  EXPECT_EQ(content(pages(100, 4)), source_hash(pages(8, 4)));
 }
 
 }  // namespace

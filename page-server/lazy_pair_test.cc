@@ -55,7 +55,8 @@ class LazyPairTest : public PageServerTest {
     }
     proto::PageOrder order;
     order.mutable_serve_space()->set_space(1);
-    destination_.link().send(order, std::array{uffd.get()});
+    const UniqueFd ledger(::memfd_create("ledger", MFD_CLOEXEC));
+    destination_.link().send(order, std::array{uffd.get(), ledger.get()});
   }
 
   void send_missing() {

@@ -320,7 +320,6 @@ void SourceServer::start_faults(PageServiceLink::Order& order) {
       [this](std::uint32_t number) { return space(number).memory.get(); });
   std::thread([this, answers] {
     try {
-      take_short_turns(false);
       answers->run();
     } catch (const Error& error) {
       die(link_, error.in("answering page faults").what());

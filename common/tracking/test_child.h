@@ -79,8 +79,12 @@ class TestChild {
   void start_reading(const PageRange& range) { ask(kStartReading, range); }
   // Waits for the thread that was started first: hash_of() what it read.
   std::uint64_t finish_reading() { return ask(kFinishReading, {0, 0}); }
-  // The same, read by a process that it forks.
-  std::uint64_t read_in_fork(const PageRange& range) { return ask(kReadInFork, range); }
+  // The same, read by a process that the thread forks.
+  void start_reading_in_fork(const PageRange& range) { ask(kStartReadingInFork, range); }
+  std::uint64_t read_in_fork(const PageRange& range) {
+    start_reading_in_fork(range);
+    return finish_reading();
+  }
   void exec() { ask(kExec, {0, 0}); }  // lives on as another program, deaf
 
   static std::uint64_t hash_of(std::span<const std::uint64_t> words) {
@@ -128,7 +132,7 @@ class TestChild {
     kStopWriting,
     kStartReading,
     kFinishReading,
-    kReadInFork,
+    kStartReadingInFork,
     kExec,
     kUffd,
     kCloseFd,
@@ -172,17 +176,17 @@ class TestChild {
     return hash_of({reinterpret_cast<const std::uint64_t*>(range.start), range.bytes() / 8});
   }
 
-  static std::int64_t read_forked(const PageRange& range) {
+  static std::uint64_t read_forked(const PageRange& range) {
     std::array<int, 2> ends{};
-    if (pipe2(ends.data(), O_CLOEXEC) != 0) return -1;
+    if (pipe2(ends.data(), O_CLOEXEC) != 0) return 0;
     const pid_t forked = fork();
     if (forked == 0) {
       const std::uint64_t hash = hash_at(range);
       _exit(::write(ends[1], &hash, sizeof(hash)) == sizeof(hash) ? 0 : 1);
     }
     ::close(ends[1]);
-    std::int64_t hash = -1;
-    if (::read(ends[0], &hash, sizeof(hash)) != sizeof(hash)) hash = -1;
+    std::uint64_t hash = 0;
+    if (::read(ends[0], &hash, sizeof(hash)) != sizeof(hash)) hash = 0;
     ::close(ends[0]);
     waitpid(forked, nullptr, 0);
     return hash;
@@ -207,6 +211,8 @@ class TestChild {
         answer = static_cast<std::int64_t>(written);
       } else if (request.verb == kStartReading) {
         readers.push_back(std::async(std::launch::async, hash_at, request.range));
+      } else if (request.verb == kStartReadingInFork) {
+        readers.push_back(std::async(std::launch::async, read_forked, request.range));
       } else if (request.verb == kFinishReading) {
         answer = static_cast<std::int64_t>(readers.front().get());
         readers.pop_front();
@@ -264,8 +270,6 @@ class TestChild {
         if (!try_userfaultfd_enable(uffd.get(), request.extra)) return -1;
         return uffd.release();
       }
-      case kReadInFork:
-        return read_forked(range);
       case kExec:
         execl("/bin/sleep", "sleep", "600", nullptr);
         return -1;
