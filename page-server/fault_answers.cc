@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "common/base/error.h"
+#include "page-server/answering_precedence.h"
 
 namespace godwit {
 namespace {
@@ -32,8 +33,10 @@ FaultAnswers::FaultAnswers(TlsStream stream, MissingPages& missing, FindMemory f
     : stream_(std::move(stream)), missing_(missing), find_memory_(std::move(find_memory)) {}
 
 void FaultAnswers::run() {
+  AnsweringPrecedence precedence;
   std::array<std::byte, kFaultRequestBytes> bytes;
   for (;;) {
+    precedence.look();
     const std::size_t first = stream_.read_some(bytes);
     if (first == 0) return;
     stream_.read(std::span(bytes).subspan(first));

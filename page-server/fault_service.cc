@@ -10,7 +10,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
-#include "common/kernel/short_turns.h"
+#include "page-server/answering_precedence.h"
 #include "page-server/page_server.h"
 
 namespace godwit {
@@ -59,7 +59,7 @@ void FaultService::open_signal() {
 void FaultService::start() {
   {
     const std::lock_guard lock(mutex_);
-    if (!stream_ || !memory_.has(0) || std::exchange(running_, true)) return;
+    if (!stream_ || memory_.spaces() == 0 || std::exchange(running_, true)) return;
   }
   std::thread([this] { run(); }).detach();
 }
@@ -76,12 +76,13 @@ bool FaultService::serves(std::uint32_t space) const {
 }
 
 void FaultService::run() try {
-  take_short_turns(false);
+  AnsweringPrecedence precedence;
   report();
   for (;;) {
+    precedence.look();
     const bool answered = wait_for_answer();
     {
-      const std::lock_guard lock(mutex_);
+      const auto turn = take_turn();
       memory_.serve();
     }
     ask();
@@ -106,12 +107,15 @@ void FaultService::run() try {
 }
 
 bool FaultService::wait_for_answer() {
+  int timeout_ms = kReportEveryNs / 1'000'000;
   std::vector<pollfd> waits{{stream_->fd(), POLLIN, 0}, {placed_.get(), POLLIN, 0}};
   {
     const std::lock_guard lock(mutex_);
     for (const int fd : memory_.descriptors()) waits.push_back({fd, POLLIN, 0});
+    polled_ = memory_.spaces();
+    if (memory_.awaits_layout()) timeout_ms = 1;
   }
-  const int timeout_ms = stream_->has_pending() ? 0 : kReportEveryNs / 1'000'000;
+  if (stream_->has_pending()) timeout_ms = 0;
   if (::poll(waits.data(), waits.size(), timeout_ms) < 0 && errno != EINTR) throw_system("poll");
   std::uint64_t count = 0;
   if ((waits[1].revents & POLLIN) != 0 && ::read(placed_.get(), &count, sizeof(count)) < 0)
@@ -138,9 +142,20 @@ void FaultService::place(const PageFrame& frame) {
     background_bytes_ += frame.wire_bytes();
   }
   place_pieces(frame);
-  // Whatever was met on the way, faults included, is the other thread's to ask for.
+  {
+    const std::lock_guard lock(mutex_);
+    const bool same = memory_.spaces() == polled_ && !memory_.awaits_layout();
+    if (same && !memory_.has_requests() && !memory_.done()) return;
+  }
+  // What was met on the way is the other thread's.
   const std::uint64_t one = 1;
   if (::write(placed_.get(), &one, sizeof(one)) < 0 && errno != EAGAIN) throw_system("eventfd");
+}
+
+// In turns: who places one piece after the other does not keep a fault waiting for more than one.
+std::unique_lock<std::mutex> FaultService::take_turn() {
+  const std::lock_guard next(next_);
+  return std::unique_lock(mutex_);
 }
 
 void FaultService::place_pieces(const PageFrame& frame) {
@@ -148,7 +163,7 @@ void FaultService::place_pieces(const PageFrame& frame) {
     for (Address at = run.range.start; at < run.range.end;) {
       const Address end = std::min(run.range.end, at + kPiecePages * kPageSize);
       const std::byte* data = run.zero ? nullptr : run.data + (at - run.range.start);
-      const std::lock_guard lock(mutex_);
+      const auto turn = take_turn();
       memory_.place(frame.space(), {at, end}, data);
       at = end;
     }

@@ -43,6 +43,7 @@ class FaultService {
   // Waits for a fault, an event, an answer, or somebody who has placed pages.
   bool wait_for_answer();
   void ask();
+  std::unique_lock<std::mutex> take_turn();
   void place_pieces(const PageFrame& frame);
   void report();
   bool is_done();
@@ -52,10 +53,12 @@ class FaultService {
                      // too, or placed the last page
   std::optional<TlsStream> stream_;
   PageFrame answer_;
+  std::mutex next_;  // held while waiting for the other one
   mutable std::mutex mutex_;
   LazyMemory memory_;                   // guarded by mutex_
   bool running_ = false;                // guarded by mutex_
   bool complete_ = false;               // guarded by mutex_
+  std::size_t polled_ = 0;              // address spaces; guarded by mutex_
   std::uint64_t faults_ = 0;            // guarded by mutex_
   std::uint64_t fault_bytes_ = 0;       // guarded by mutex_
   std::uint64_t background_bytes_ = 0;  // guarded by mutex_

@@ -1,7 +1,7 @@
 #include "page-server/lazy_memory.h"
 
 #include <linux/userfaultfd.h>
-#include <sched.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +17,8 @@ namespace godwit {
 namespace {
 
 constexpr std::size_t kMessagesAtOnce = 16;
+constexpr std::uint64_t kZeroPagesAtOnce = 16;
+constexpr timespec kLayoutPause{0, 20'000};
 // A range that ends beyond what a processor's processes can have is refused as a whole.
 constexpr PageRange kHalvesOfMemory[] = {{64 << 10, (1ULL << 47) - kPageSize},
                                          {1ULL << 47, (1ULL << 48) - kPageSize}};
@@ -76,6 +78,11 @@ std::vector<int> LazyMemory::descriptors() const {
   return fds;
 }
 
+bool LazyMemory::awaits_layout() const {
+  return std::ranges::any_of(spaces_,
+                             [](const auto& each) { return !each->gone && !each->later.empty(); });
+}
+
 void LazyMemory::serve() {
   // A fork adds spaces at the end.
   for (std::size_t at = 0; at < spaces_.size(); ++at) {
@@ -127,12 +134,17 @@ void LazyMemory::take_fault(Space& space, Address page) {
   }
 }
 
-// False: the layout is just being changed.
+// False: the layout is just being changed. What follows is likely to be touched next, and costs no
+// memory before it is written to.
 bool LazyMemory::answer_with_zeros(Space& space, Address page) {
-  const CopyOutcome outcome = userfaultfd_zero(space.uffd.get(), page_at(page));
+  bool missing = false;
+  PageRange range{page, page + kZeroPagesAtOnce * kPageSize};
+  range.end = page + space.missing.uniform_bytes(range, &missing);
+  CopyOutcome outcome = userfaultfd_zero(space.uffd.get(), range);
+  // Only what lies in one mapping is taken.
+  if (outcome.code == ENOENT) outcome = userfaultfd_zero(space.uffd.get(), page_at(page));
+  if (outcome.bytes > 0) return true;
   switch (outcome.code) {
-    case 0:
-      return true;
     case EAGAIN:
       return false;
     case EEXIST:
@@ -249,7 +261,10 @@ void LazyMemory::find_places(const Space& space, const PageRange& range, Sink si
 void LazyMemory::place(std::uint32_t space, const PageRange& range, const std::byte* data) {
   for (std::size_t at = 0; at < spaces_.size(); ++at) {
     Space& each = *spaces_[at];
-    while (!each.gone && each.number == space && !place_in(each, range, data)) ::sched_yield();
+    while (!each.gone && each.number == space && !place_in(each, range, data)) {
+      // Even with precedence over whoever changes it.
+      ::clock_nanosleep(CLOCK_MONOTONIC, 0, &kLayoutPause, nullptr);
+    }
   }
   settle(space, range);
 }
@@ -268,6 +283,7 @@ bool LazyMemory::place_in(Space& space, const PageRange& range, const std::byte*
 
 bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data) {
   std::uint64_t step_max = std::numeric_limits<std::uint64_t>::max();
+  std::optional<Address> absent;
   while (here.start < here.end) {
     bool missing = false;
     std::uint64_t done = space.missing.uniform_bytes(here, &missing);
@@ -283,6 +299,10 @@ bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data)
       }
       if (done == 0 && outcome.code == ENOENT && part.bytes() > kPageSize) {
         step_max = kPageSize;  // it may reach beyond the end of a mapping, which is refused whole
+        continue;
+      }
+      if (done == 0 && outcome.code == ENOENT && absent != part.start) {
+        absent = part.start;  // or it moves away just now: then EAGAIN is the next answer
         continue;
       }
       if (done == 0 && (outcome.code == ESRCH || outcome.code == ENOSPC)) {

@@ -59,6 +59,10 @@ class LazyMemory {
   // Lets go of all descriptors: what is not there is fresh memory from now on.
   void close() { spaces_.clear(); }
 
+  // Address spaces so far, forked ones too.
+  std::size_t spaces() const { return spaces_.size(); }
+  // A fault could not be answered while the layout changes: serve() again soon.
+  bool awaits_layout() const;
   // To be polled; it changes with serve() and place().
   std::vector<int> descriptors() const;
   // Reads what the descriptors have. Throws Error when memory can't be given to the process.
@@ -68,6 +72,7 @@ class LazyMemory {
 
   // The next page that somebody waits for and that was not asked for yet.
   std::optional<FaultRequest> take_request();
+  bool has_requests() const { return !wanted_.empty(); }
   std::uint64_t zero_faults() const { return zero_faults_; }
   // From reading of a fault until the page was placed.
   const LatencyHistogram& latencies() const { return latencies_; }

@@ -22,10 +22,13 @@ PageBitmap leave_for_later(const proto::SendRound& order, std::span<const Tracke
   return later;
 }
 
-void name_missing(const proto::SendRound& order, const PageBitmap& missing, FrameSink& sink) {
+std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,
+                           FrameSink& sink) {
   std::unique_ptr<PageFrame> frame;
+  std::uint64_t bytes = 0;
   const auto send = [&] {
     frame->seal();
+    bytes += frame->wire_bytes();
     sink.push(std::move(frame));
   };
   missing.for_each_run([&](const PageRange& run) {
@@ -37,6 +40,7 @@ void name_missing(const proto::SendRound& order, const PageBitmap& missing, Fram
     frame->add_zero(run.start, run.pages());
   });
   if (frame != nullptr) send();
+  return bytes;
 }
 
 }  // namespace godwit

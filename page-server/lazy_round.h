@@ -17,7 +17,8 @@ namespace godwit {
 PageBitmap leave_for_later(const proto::SendRound& order, std::span<const TrackedArea> areas,
                            PageBitmap& data);
 
-// Sends frames that name these pages as missing.
-void name_missing(const proto::SendRound& order, const PageBitmap& missing, FrameSink& sink);
+// Sends frames that name these pages as missing; their bytes on the wire.
+std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,
+                           FrameSink& sink);
 
 }  // namespace godwit

@@ -13,7 +13,9 @@ void close_other_fds(int link_fd);
 
 // Becomes the user godwit-pages, or nobody (65534) where there is no such user: no groups, no
 // capabilities in any set, no_new_privs, no core dumps, not dumpable; dies with its parent. Without
-// root privileges the identity stays. Throws Error when something cannot be given away.
+// root privileges the identity stays. Throws Error when something cannot be given away. What it
+// keeps is the right to the lowest of real-time priorities (see answering_precedence.h), of which
+// the kernel leaves a share of every processor to others (sched(7)).
 void drop_privileges();
 
 // The system call filter, for all threads to come. A forbidden call fails with EPERM; those that

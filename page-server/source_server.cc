@@ -277,11 +277,12 @@ void SourceServer::send_round(const proto::SendRound& order) {
   const std::int64_t scan_ns = monotonic_ns() - start_ns;
   if (!order.final()) report_scan(order, findings, scan_ns);
   std::uint64_t missing_pages = 0;
+  std::uint64_t named_bytes = 0;
   if (order.lazy()) {
     const PageBitmap missing = leave_for_later(order, space.areas, findings.data);
     missing_pages = missing.count();
     missing_.add(order.space(), missing);
-    name_missing(order, missing, sink());
+    named_bytes = name_missing(order, missing, sink());
   }
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
@@ -289,7 +290,9 @@ void SourceServer::send_round(const proto::SendRound& order) {
   read(space, findings, reader, progress);
   reader.finish();
   if (queue_) queue_->wait_drained();
-  report_sent(order.round(), reader.statistics(), missing_pages, start_ns);
+  RoundStatistics statistics = reader.statistics();
+  statistics.bytes += named_bytes;
+  report_sent(order.round(), statistics, missing_pages, start_ns);
   if (order.final()) report_scan(order, findings, scan_ns);
 }
 
@@ -317,7 +320,6 @@ void SourceServer::start_faults(PageServiceLink::Order& order) {
       [this](std::uint32_t number) { return space(number).memory.get(); });
   std::thread([this, answers] {
     try {
-      take_short_turns(false);
       answers->run();
     } catch (const Error& error) {
       die(link_, error.in("answering page faults").what());

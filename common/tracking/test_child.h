@@ -14,6 +14,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <future>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -72,6 +75,23 @@ class TestChild {
     ask(kStartWriting, range, pause_us);
   }
   std::uint64_t stop_writing() { return ask(kStopWriting, {0, 0}); }  // pages written
+  // A thread that reads the range; returns at once.
+  void start_reading(const PageRange& range) { ask(kStartReading, range); }
+  // Waits for the thread that was started first: hash_of() what it read.
+  std::uint64_t finish_reading() { return ask(kFinishReading, {0, 0}); }
+  // The same, read by a process that the thread forks.
+  void start_reading_in_fork(const PageRange& range) { ask(kStartReadingInFork, range); }
+  std::uint64_t read_in_fork(const PageRange& range) {
+    start_reading_in_fork(range);
+    return finish_reading();
+  }
+  void exec() { ask(kExec, {0, 0}); }  // lives on as another program, deaf
+
+  static std::uint64_t hash_of(std::span<const std::uint64_t> words) {
+    std::uint64_t hash = 0;
+    for (const std::uint64_t word : words) hash = (hash + word + 1) * 0x9e3779b97f4a7c15;
+    return hash >> 1;  // no error
+  }
   // A userfaultfd of the child's memory, enabled with `features`.
   UniqueFd uffd(std::uint64_t features) {
     const auto fd = static_cast<int>(ask(kUffd, {0, 0}, features));
@@ -110,6 +130,10 @@ class TestChild {
     kGuardOff,
     kStartWriting,
     kStopWriting,
+    kStartReading,
+    kFinishReading,
+    kStartReadingInFork,
+    kExec,
     kUffd,
     kCloseFd,
   };
@@ -148,8 +172,29 @@ class TestChild {
     }
   }
 
+  static std::uint64_t hash_at(const PageRange& range) {
+    return hash_of({reinterpret_cast<const std::uint64_t*>(range.start), range.bytes() / 8});
+  }
+
+  static std::uint64_t read_forked(const PageRange& range) {
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_CLOEXEC) != 0) return 0;
+    const pid_t forked = fork();
+    if (forked == 0) {
+      const std::uint64_t hash = hash_at(range);
+      _exit(::write(ends[1], &hash, sizeof(hash)) == sizeof(hash) ? 0 : 1);
+    }
+    ::close(ends[1]);
+    std::uint64_t hash = 0;
+    if (::read(ends[0], &hash, sizeof(hash)) != sizeof(hash)) hash = 0;
+    ::close(ends[0]);
+    waitpid(forked, nullptr, 0);
+    return hash;
+  }
+
   [[noreturn]] static void obey(int link, int file_fd) {
     std::atomic<bool> stop{false};
+    std::deque<std::future<std::uint64_t>> readers;
     std::uint64_t written = 0;
     std::thread writer;
     Request request{};
@@ -164,6 +209,13 @@ class TestChild {
         stop = true;
         writer.join();
         answer = static_cast<std::int64_t>(written);
+      } else if (request.verb == kStartReading) {
+        readers.push_back(std::async(std::launch::async, hash_at, request.range));
+      } else if (request.verb == kStartReadingInFork) {
+        readers.push_back(std::async(std::launch::async, read_forked, request.range));
+      } else if (request.verb == kFinishReading) {
+        answer = static_cast<std::int64_t>(readers.front().get());
+        readers.pop_front();
       } else {
         answer = carry_out(request, file_fd);
         if (answer < 0) answer = -errno;
@@ -218,6 +270,9 @@ class TestChild {
         if (!try_userfaultfd_enable(uffd.get(), request.extra)) return -1;
         return uffd.release();
       }
+      case kExec:
+        execl("/bin/sleep", "sleep", "600", nullptr);
+        return -1;
       case kCloseFd:
         return ::close(static_cast<int>(range.start));
       default:

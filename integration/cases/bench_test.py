@@ -12,6 +12,10 @@ BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench"
 SPREADS = ("client_gap_ms", "client_gap_noise_ms", "client_gap_whole_ms",
            "client_gap_whole_noise_ms", "blackout_ms", "precopy_throughput_ratio", "total_ms",
            "bytes_over_resident", "agents_rss_mib")
+POSTCOPY_SPREADS = ("blackout_ms", "client_gap_ms", "client_gap_noise_ms", "fault_latency_p50_ms",
+                    "fault_latency_p99_ms", "fault_latency_max_ms", "faults", "zero_faults",
+                    "bare_stream_ms", "postcopy_ms", "postcopy_over_bare", "recovery_ms",
+                    "recovery_over_bare")
 # `migrate` itself in the part of another mover: its report answers the contract. The second time
 # it fails.
 PEER = ('[ ! -e "$PEER_MARK" ] || { echo out of order >&2; exit 3; }; touch "$PEER_MARK"; '
@@ -76,6 +80,26 @@ class BenchTest(unittest.TestCase):
         self.assertIn("out of order", second["error"])
         self.assertEqual((found["failed_moves"], found["peer"]["failed_moves"]), (0, 1))
         self.check_pause({**found["peer"], "runs": [first]}, output)
+
+    def test_postcopy(self):
+        """There and back; faults are counted and every page came."""
+        code, found, output = self.bench(
+            "postcopy", "--rss-mib", "8", "--clients", "5", "--rate", "1000", "--runs", "1",
+            "--quiet-s", "0.6", "--after-s", "1")
+        self.assertEqual(code, 0, output)
+        self.assertEqual((found["bench"], found["rss_mib"]), ("postcopy", 8))
+        for name in POSTCOPY_SPREADS:
+            self.assert_spread(found["summary"][name], name)
+        for name in ("failed_commands", "reconnects", "counter_errors", "tcp_timeouts"):
+            self.assertEqual(found[name], 0, f"{name}: {output}")
+        run = found["runs"][0]
+        self.assertGreater(run["faults"], 0)
+        self.assertEqual(run["missing_pages"], 0)
+        self.assertGreater(run["missing_at_switch_mib"], 8)
+        self.assertGreater(run["client_gap_ms"], 0.5 * run["blackout_ms"])
+        self.assertGreaterEqual(run["recovery_ms"], run["blackout_ms"] - 1e-3)
+        self.assertGreater(run["fault_latency_p50_ms"], 0)
+        self.assertAlmostEqual(run["postcopy_over_bare"], run["postcopy_ms"] / run["bare_stream_ms"])
 
     def test_throughput(self):
         """The ratio is that of the two speeds; the process is whole."""

@@ -1,0 +1,215 @@
+// Post-copy between the pair of page servers, as real processes: what is missing at the switch
+// follows while it is used.
+#include "common/wire/fault_request.h"
+#include "page-server/pair_fixture.h"
+
+namespace godwit {
+namespace {
+
+using ::testing::HasSubstr;
+using namespace testing;  // NOLINT: the fixture and what it is made of
+
+class LazyPairTest : public PageServerTest {
+ protected:
+  void start_faults() {
+    faults_ = connect_loopback();
+    const std::string token(kPageTokenBytes, 'f');
+    proto::PageOrder order;
+    *order.mutable_start_faults()->mutable_tls() = authority_.issue("source", "destination");
+    order.mutable_start_faults()->set_page_token(token);
+    source_.link().send(order, std::array{faults_.client.get()});
+    *order.mutable_start_faults()->mutable_tls() = authority_.issue("destination", "source");
+    destination_.link().send(order, std::array{faults_.server.get()});
+  }
+
+  Round switch_lazily(std::uint32_t number, std::uint64_t generation,
+                      const std::vector<PageRange>& eager = {}) {
+    proto::PageOrder order;
+    proto::SendRound& round = *order.mutable_send_round();
+    round.set_round(number);
+    round.set_space(1);
+    round.set_generation(generation);
+    round.set_final(true);
+    round.set_lazy(true);
+    for (const PageRange& range : eager) {
+      proto::PageSpan& span = *round.add_eager();
+      span.set_start(range.start);
+      span.set_end(range.end);
+    }
+    source_.link().send(order);
+    return finish_round(number);
+  }
+
+  // As an agent does right before the process runs on.
+  void serve(const std::vector<PageRange>& ranges, const proto::RoundReceived& received) {
+    for (const proto::PageSpan& span : received.stale()) {
+      want_.zap(*PageRange::make(span.start(), span.end()));
+    }
+    for (const PageRange& range : ranges) {
+      ASSERT_EQ(try_userfaultfd_unregister(fill_.get(), range), 0);
+    }
+    UniqueFd uffd = want_.uffd(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
+                               UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP);
+    for (const PageRange& range : ranges) {
+      userfaultfd_register(uffd.get(), range, UFFDIO_REGISTER_MODE_MISSING);
+    }
+    proto::PageOrder order;
+    order.mutable_serve_space()->set_space(1);
+    const UniqueFd ledger(::memfd_create("ledger", MFD_CLOEXEC));
+    destination_.link().send(order, std::array{uffd.get(), ledger.get()});
+  }
+
+  void send_missing() {
+    proto::PageOrder order;
+    order.mutable_send_missing()->set_round(90);
+    source_.link().send(order);
+  }
+  // The last news of what is missing.
+  proto::MissingPages finish() {
+    for (;;) {
+      const proto::PageReport report = destination_.link().receive(in_seconds(20));
+      if (!report.has_missing_pages()) continue;
+      if (report.missing_pages().missing_pages() == 0) return report.missing_pages();
+    }
+  }
+  std::uint64_t hash_of_source(const PageRange& range) {
+    have_.start_reading(range);
+    return have_.finish_reading();
+  }
+  std::uint64_t hash_there(const PageRange& range) {
+    want_.start_reading(range);
+    return want_.finish_reading();
+  }
+  void map_both(const PageRange& range) {
+    for (TestChild* child : {&have_, &want_}) child->map(range);
+  }
+
+  Connection faults_;
+};
+
+TEST_F(LazyPairTest, FaultsComeFirstAndTheRestFollows) {
+  const PageRange memory = pages(0, 4096);
+  map_both(memory);
+  have_.fill(pages(0, 4000), 1);  // the rest was never touched
+  have_.clear(pages(64, 8));
+  start();
+  start_faults();
+  set_areas(1, {{memory}});
+  const Round round = switch_lazily(1, 1, {pages(3000, 4)});
+  EXPECT_EQ(round.sent.pages(), 4u);
+  EXPECT_EQ(round.sent.missing_pages(), 3996u);
+  EXPECT_EQ(round.received.missing_pages(), 3996u);
+  EXPECT_EQ(round.received.stale_size(), 0);
+  serve({memory}, round.received);
+  for (const std::uint64_t page : {0, 66, 1999, 2001, 3000, 3999}) {
+    EXPECT_EQ(hash_there(pages(page, 1)), hash_of_source(pages(page, 1))) << page;
+  }
+  EXPECT_EQ(hash_there(pages(4000, 96)), hash_of_source(pages(4000, 96)));
+  send_missing();
+  const proto::MissingPages news = finish();
+  EXPECT_EQ(news.faults(), 4u);  // 2001 came with 1999, 3000 before
+  EXPECT_GT(news.zero_faults(), 0u);
+  EXPECT_GT(news.latency_p50_ns(), 0);
+  EXPECT_GE(news.latency_max_ns(), news.latency_p99_ns());
+  EXPECT_GE(news.fault_bytes(), 4 * kPageSize);
+  EXPECT_GE(news.background_bytes(), 3900 * kPageSize);
+  expect_equal({memory});
+}
+
+TEST_F(LazyPairTest, PagesThatWereWrittenAgainAreStale) {
+  const PageRange memory = pages(0, 256);
+  map_both(memory);
+  have_.fill(memory, 2);
+  start();
+  start_faults();
+  set_areas(1, {{memory}});
+  send_round(1, 1, false);
+  have_.fill(pages(10, 3), 3);
+  have_.fill(pages(200, 1), 4);
+  set_areas(2, {{memory, proto::PageArea::ANONYMOUS, false}});
+  const Round round = switch_lazily(2, 2);
+  EXPECT_EQ(round.sent.missing_pages(), 4u);
+  ASSERT_EQ(round.received.stale_size(), 2);
+  EXPECT_EQ(round.received.stale(0).start(), pages(10, 1).start);
+  EXPECT_EQ(round.received.stale(0).end(), pages(13, 1).start);
+  EXPECT_EQ(round.received.stale(1).start(), pages(200, 1).start);
+  serve({memory}, round.received);
+  EXPECT_EQ(hash_there(pages(200, 1)), hash_of_source(pages(200, 1)));
+  send_missing();
+  EXPECT_EQ(finish().faults(), 1u);
+  expect_equal({memory});
+}
+
+TEST_F(LazyPairTest, FaultsAllTheTimeWhileTheRestFollows) {
+  const PageRange memory = pages(0, 16384);
+  map_both(memory);
+  have_.fill(memory, 5);
+  start();
+  start_faults();
+  set_areas(1, {{memory}});
+  const Round round = switch_lazily(1, 1);
+  serve({memory}, round.received);
+  send_missing();
+  std::vector<PageRange> read;
+  for (std::uint64_t page = 16000; page > 0; page -= 500) read.push_back(pages(page, 2));
+  for (const PageRange& range : read) want_.start_reading(range);  // all at once
+  for (const PageRange& range : read) EXPECT_EQ(want_.finish_reading(), hash_of_source(range));
+  EXPECT_GT(finish().faults(), 0u);
+  expect_equal({memory});
+}
+
+// A destination that asks for what it does not miss: another program in its place.
+TEST_F(LazyPairTest, APageOutsideOfWhatIsMissingIsRefused) {
+  const PageRange memory = pages(0, 16);
+  map_both(memory);
+  have_.fill(memory, 6);
+  start();
+  set_areas(1, {{memory}});
+  switch_lazily(1, 1, {pages(4, 1)});
+  faults_ = connect_loopback();
+  proto::PageOrder order;
+  *order.mutable_start_faults()->mutable_tls() = authority_.issue("source", "destination");
+  order.mutable_start_faults()->set_page_token(std::string(kPageTokenBytes, 'f'));
+  source_.link().send(order, std::array{faults_.client.get()});
+  TlsStream stream = TlsStream::accept(std::move(faults_.server),
+                                       authority_.issue("destination", "source"), in_seconds(10));
+  std::array<std::byte, kPageTokenBytes> token{};
+  stream.read(token, in_seconds(10));
+  stream.write(encode_fault_request({1, pages(5, 1).start}));
+  PageFrame frame;
+  ASSERT_TRUE(receive_frame(stream, frame));  // this one is
+  stream.write(encode_fault_request({1, pages(4, 1).start}));
+  EXPECT_THAT(failure_of(source_),
+              HasSubstr("page 550000004000 of address space 1, which it is not missing"));
+}
+
+TEST_F(LazyPairTest, ARequestThatIsNoneIsRefused) {
+  start();
+  faults_ = connect_loopback();
+  proto::PageOrder order;
+  *order.mutable_start_faults()->mutable_tls() = authority_.issue("source", "destination");
+  order.mutable_start_faults()->set_page_token(std::string(kPageTokenBytes, 'f'));
+  source_.link().send(order, std::array{faults_.client.get()});
+  TlsStream stream = TlsStream::accept(std::move(faults_.server),
+                                       authority_.issue("destination", "source"), in_seconds(10));
+  std::array<std::byte, kPageTokenBytes> token{};
+  stream.read(token, in_seconds(10));
+  stream.write(std::array<std::byte, kFaultRequestBytes>{});
+  EXPECT_THAT(failure_of(source_), HasSubstr("answering page faults"));
+}
+
+TEST_F(LazyPairTest, AFaultConnectionOfAnotherMigrationIsRefused) {
+  start();
+  faults_ = connect_loopback();
+  proto::PageOrder order;
+  *order.mutable_start_faults()->mutable_tls() = authority_.issue("source", "destination");
+  order.mutable_start_faults()->set_page_token(std::string(kPageTokenBytes, 'x'));
+  source_.link().send(order, std::array{faults_.client.get()});
+  *order.mutable_start_faults()->mutable_tls() = authority_.issue("destination", "source");
+  order.mutable_start_faults()->set_page_token(std::string(kPageTokenBytes, 'f'));
+  destination_.link().send(order, std::array{faults_.server.get()});
+  EXPECT_THAT(failure_of(destination_), HasSubstr("belongs to another migration"));
+}
+
+}  // namespace
+}  // namespace godwit
