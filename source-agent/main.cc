@@ -9,6 +9,7 @@
 #include "common/model/report_text.h"
 #include "source-agent/cancel.h"
 #include "source-agent/commands.h"
+#include "source-agent/image_commands.h"
 #include "source-agent/options.h"
 #include "source-agent/session.h"
 
@@ -62,6 +63,15 @@ int run(const MigrateOptions& options) {
     case MigrateOptions::Command::kRecover:
       return run_recover(options, [](const std::string& line) { std::cout << line << '\n'; }) ? 0
                                                                                               : 3;
+    case MigrateOptions::Command::kRestore:
+      become_restore(options);
+    case MigrateOptions::Command::kImagesVerify:
+    case MigrateOptions::Command::kImagesList:
+    case MigrateOptions::Command::kImagesMerge:
+    case MigrateOptions::Command::kInspect:
+    case MigrateOptions::Command::kCore:
+      return run_image_command(options, std::cout, std::cerr);
+    case MigrateOptions::Command::kCheckpoint:
     case MigrateOptions::Command::kMigrate:
     case MigrateOptions::Command::kCheck:
       break;
