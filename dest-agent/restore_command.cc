@@ -22,6 +22,9 @@ void restore(const DestOptions& options, const std::string& id, MigrationReport&
   }
   const Image image = in_context([&] { return Image::open(options.image); }, "restore");
   report.pid_source = image.manifest().pid();
+  // What is damaged in its index refuses; what is in its pages shows when they are read.
+  const ImagePages pages(image.open_levels());
+  for (const std::uint32_t space : pages.spaces()) pages.pages_of(space);
   auto owned = std::make_unique<Player>(
       image, id, options.pids, options.tcp == "keep" ? TcpChoice::kKeep : TcpChoice::kClose);
   const Player& player = *owned;
