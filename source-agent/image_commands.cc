@@ -15,6 +15,7 @@
 #include "common/base/printable.h"
 #include "common/image/image.h"
 #include "common/image/merge.h"
+#include "common/image/series.h"
 #include "common/model/snapshot_check.h"
 #include "common/wire/preface.h"
 #include "source-agent/core_file.h"
@@ -189,9 +190,10 @@ int run_image_command(const MigrateOptions& options, std::ostream& out, std::ost
 void become_restore(const MigrateOptions& options) {
   const std::string program =
       std::filesystem::path(read_link("/proc/self/exe")).parent_path() / "dest-agent";
-  std::vector<std::string> words{"dest-agent",  "restore",        "--from", "file:" + options.image,
-                                 "--pids",      options.pids,     "--tcp",  options.tcp,
-                                 "--state-dir", options.state_dir};
+  std::vector<std::string> words{
+      "dest-agent",  "restore",        "--from", "file:" + newest_whole_image(options.image),
+      "--pids",      options.pids,     "--tcp",  options.tcp,
+      "--state-dir", options.state_dir};
   if (options.json_path) words.insert(words.end(), {"--json", *options.json_path});
   if (options.quiet) words.emplace_back("-q");
   if (options.log_level == LogLevel::kInfo) words.emplace_back("-v");

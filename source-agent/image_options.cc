@@ -11,7 +11,8 @@ constexpr const char* kCheckpointFooter =
     "Examples:\n"
     "  migrate checkpoint --pid 1234 --to file:/var/lib/images/monday\n"
     "  migrate checkpoint --pid 1234 --to file:/var/lib/images/tuesday --leave-running \\\n"
-    "      --base /var/lib/images/monday --compress zstd\n\n"
+    "      --base /var/lib/images/monday --compress zstd\n"
+    "  migrate checkpoint --pid 1234 --to file:/var/lib/images/sim --every 60s --keep 5\n\n"
     "The image appears under its name when it is complete and synced; whatever fails before "
     "leaves\n"
     "the process running. Exit codes: 0 saved, 1 not saved (the process runs on), 2 refused "
@@ -20,7 +21,9 @@ constexpr const char* kCheckpointFooter =
 constexpr const char* kRestoreFooter =
     "Examples:\n"
     "  migrate restore --from file:/var/lib/images/monday\n"
+    "  migrate restore --from file:/var/lib/images/sim\n"
     "  migrate restore --from file:/var/lib/images/monday --pids same --tcp keep\n\n"
+    "Of a directory of images (checkpoint --every) the newest whole one is taken.\n"
     "Exit codes: 0 it runs, 1 it could not be restored, 2 refused before anything was made (or "
     "wrong\n"
     "usage). The image stays as it is.";
@@ -67,6 +70,19 @@ void add_checkpoint(CLI::App& app, MigrateOptions& options) {
       ->check(CLI::IsMember({"none", "lz4", "zstd"}))
       ->type_name("none|lz4|zstd")
       ->capture_default_str();
+  CLI::Option* every = add_parsed(
+      app, "--every", "Save again and again: DIR is a directory of images, each on the last",
+      "TIME", [&options](const std::string& text) {
+        options.every_ns = parse_duration_ns(text);
+        if (options.every_ns == 0) fail("such as 60s");
+        options.leave_running = true;
+      });
+  add_parsed(app, "--keep", "How many images stay, with --every", "N",
+             [&options](const std::string& text) {
+               options.keep = static_cast<std::size_t>(parse_count(text, 1, 100'000, "--keep"));
+             })
+      ->default_str("5")
+      ->needs(every);
   add_max_downtime(app, options);
   add_max_rounds(app, options, "Rounds of pages after which the rest is saved in the pause");
   add_json(app, options);

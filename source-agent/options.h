@@ -54,6 +54,8 @@ struct MigrateOptions {
   std::string base;   // an image to rest on; empty: none
   std::string compression = "none";
   bool leave_running = false;
+  std::int64_t every_ns = 0;  // 0: once; else `image` is a directory of images
+  std::size_t keep = 5;       // of them
 
   // kRestore, kImages*, kInspect and kCore: `image` is read.
   std::string tcp = "close";  // keep, close

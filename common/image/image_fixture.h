@@ -65,7 +65,7 @@ class ImageCase : public ::testing::Test {
       base_image = Image::open(path(base));
       base_pages.emplace(base_image->open_levels());
       manifest.mutable_base()->set_id(base_image->manifest().id());
-      manifest.mutable_base()->set_path(base);
+      manifest.mutable_base()->set_path(std::filesystem::path(base).filename());
     }
     PagesWriter writer(target.pages_fd(), id, codec, ring, base_pages ? &*base_pages : nullptr);
     for (const auto& [number, text] : pages) {

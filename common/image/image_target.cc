@@ -1,5 +1,6 @@
 #include "common/image/image_target.h"
 
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 
@@ -42,9 +43,10 @@ std::uint64_t checksum_of_file(int fd, const std::string& name) {
 
 }  // namespace
 
-ImageTarget::ImageTarget(std::string path, std::string id)
+ImageTarget::ImageTarget(std::string path, std::string id, ImagePlace place)
     : path_(without_slashes(std::filesystem::absolute(path).lexically_normal().string())),
       id_(std::move(id)),
+      place_(place),
       partial_(fmt::format("{}{}{}", path_, kPartialMark, id_)) {
   check_place();
   remove_abandoned();
@@ -87,6 +89,7 @@ void ImageTarget::check_place() {
                   "name the directory that the image is to be, not a link to it");
   }
   std::error_code ignored;
+  if (place_ == ImagePlace::kReplace) return;
   if (!S_ISDIR(status.st_mode) || !std::filesystem::is_empty(path_, ignored)) {
     throw Refused("image-exists", path_ + " is there already", "choose a name that is not taken");
   }
@@ -153,11 +156,13 @@ void ImageTarget::commit(const proto::ImageManifest& manifest) {
     sync(file.get(), name);
   }
   sync(directory_.get(), partial_);
-  if (::rename(partial_.c_str(), path_.c_str()) != 0) {
+  const unsigned how = place_ == ImagePlace::kReplace ? RENAME_EXCHANGE : 0;
+  if (::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(), how) != 0) {
     throw_system("rename {} to {}", partial_, path_);
   }
   committed_ = true;
   sync(parent_.get(), "the directory of " + path_);
+  if (place_ == ImagePlace::kReplace) remove_partial();
 }
 
 bool is_image_committed(const std::string& path, const std::string& id) {

@@ -13,10 +13,16 @@
 
 namespace godwit {
 
+// What commit() finds under its name.
+enum class ImagePlace {
+  kFree,     // nothing, or an empty directory
+  kReplace,  // an image, which goes as the new one comes
+};
+
 class ImageTarget {
  public:
-  // Makes the directory. `path` must not be there, or be an empty directory.
-  ImageTarget(std::string path, std::string id);
+  // Makes the directory. `path` must be as `place` says.
+  ImageTarget(std::string path, std::string id, ImagePlace place = ImagePlace::kFree);
   ~ImageTarget();  // removes what was made, unless committed
   ImageTarget(const ImageTarget&) = delete;
   ImageTarget& operator=(const ImageTarget&) = delete;
@@ -42,6 +48,7 @@ class ImageTarget {
 
   std::string path_;
   std::string id_;
+  ImagePlace place_;
   std::string partial_;
   UniqueFd parent_;
   UniqueFd directory_;  // locked while this lives: not abandoned

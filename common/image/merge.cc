@@ -5,9 +5,11 @@
 
 namespace godwit {
 
-void merge_image(const Image& image, const std::string& path, const std::string& id, Codec codec) {
+namespace {
+
+void write_merged(const Image& image, ImageTarget& target, Codec codec) {
   ImagePages pages(image.open_levels());
-  ImageTarget target(path, id);
+  const std::string& id = target.id();
   WriteRing ring;
   PagesWriter writer(target.pages_fd(), id, codec, ring, nullptr);
   for (const std::uint32_t space : pages.spaces()) {
@@ -48,6 +50,18 @@ void merge_image(const Image& image, const std::string& path, const std::string&
   manifest.set_base_pages(0);
   target.finish_files(image.read_state(), manifest);
   target.commit(manifest);
+}
+
+}  // namespace
+
+void merge_image(const Image& image, const std::string& path, const std::string& id, Codec codec) {
+  ImageTarget target(path, id);
+  write_merged(image, target, codec);
+}
+
+void make_whole(const Image& image) {
+  ImageTarget target(image.path(), image.manifest().id(), ImagePlace::kReplace);
+  write_merged(image, target, codec_by_name(image.manifest().compression()).value_or(Codec::kNone));
 }
 
 }  // namespace godwit

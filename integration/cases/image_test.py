@@ -94,6 +94,36 @@ class SaveAndRestore(ImageCase):
         self.assert_passes(workload)
         self.assert_nothing_left()
 
+    def test_again_at_intervals(self):
+        """A bounded chain while it runs; the newest whole image is the one that comes back."""
+        workload = self.workload("memory_checker", "64", "1", "500")
+        series = self.images / "series"
+        run = images.start_checkpoint(self.a, workload.pid, series, "--every", "300ms", "--keep",
+                                      "3")
+
+        def names():
+            return sorted(entry.name for entry in series.glob("[0-9]*[0-9]")
+                          if (entry / "manifest").exists() and ".partial" not in entry.name)
+        wait_until("five images", lambda: series.exists() and names()[-1:] >= ["000005"])
+        ended = run.cancel()
+        self.assertEqual(ended.code, 0, str(ended))
+        self.assertLessEqual(len(names()), 4)
+        for name in names():
+            verified = images.look("images", "verify", series / name)
+            self.assertEqual(verified.returncode, 0, verified.stderr)
+        newest = series / names()[-1]
+        content = bytearray((newest / "pages").read_bytes())
+        content[4096 + 100] ^= 1
+        (newest / "pages").write_bytes(content)
+        workload.kill()
+        workload.status.write_text("")
+        run = images.restore(self.a, series)
+        self.assertEqual(run.code, 0, str(run))
+        self.assertIn(f"series/{names()[-2]}", run.report["destination"])
+        workload.pid = run.report["pid_destination"]
+        self.assert_passes(workload)
+        self.assert_nothing_left()
+
     def test_redis(self):
         """Every value is there after it was saved and restored; its clients have lost it."""
         redis = Redis(self.a, 64)
