@@ -227,7 +227,7 @@ class Faults(ImageCase):
     def setUp(self):
         super().setUp()
         self.process = self.workload("memory_checker", "64", "2", "5000")
-        self.save(self.process, "one", "--leave-running")
+        self.took_s = self.save(self.process, "one", "--leave-running").report["total_ms"] / 1000
 
     def check_one(self):
         """The earlier image is whole."""
@@ -271,7 +271,7 @@ class Faults(ImageCase):
         for number in range(times):
             name = f"try{number}"
             run = images.start_checkpoint(self.process.host, self.process.pid, self.images / name)
-            time.sleep(random.uniform(0, 0.4))
+            time.sleep(random.uniform(0, 1.5 * self.took_s))
             programs.send_signal(run.pid)
             run.wait()
             self.process.host.recover()
