@@ -81,6 +81,7 @@ void await_last_pages(Migration& migration) {
 }
 
 void finish_image_while_running(Migration& migration) {
+  give_packets_back(migration);
   migration.progress.loud();
   enter_next(migration, Event::kSourceReleased);
   finish_image_pages(migration);

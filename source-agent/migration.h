@@ -98,8 +98,10 @@ void complete(Migration& migration);
 // the copy here must stay.
 void serve_pages(Migration& migration);
 
-// The task runs on here, its sockets and packets with it; the first part of the way back.
+// The task runs on here, its sockets with it; the first part of the way back.
 void let_source_run(Migration& migration) noexcept;
+// The second: what was held for it comes in, and nothing is held any more.
+void give_packets_back(Migration& migration) noexcept;
 // From any point before the commit: the task runs on here.
 void roll_back(Migration& migration) noexcept;
 // Commit was sent and no answer came: asks until it is known, for a minute. Leaves the machine in

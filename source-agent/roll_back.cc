@@ -94,6 +94,9 @@ void let_source_run(Migration& migration) noexcept {
     if (migration.task) migration.task->detach();
     migration.task.reset();
   });
+}
+
+void give_packets_back(Migration& migration) noexcept {
   attempt("held packets", [&] {
     if (migration.network) migration.network->remove();
   });
@@ -101,6 +104,7 @@ void let_source_run(Migration& migration) noexcept {
 
 void roll_back(Migration& migration) noexcept {
   let_source_run(migration);
+  give_packets_back(migration);
   migration.progress.loud();
   migration.progress.enter(migration.machine.state());
   attempt("hearing the destination", [&] { hear_destination(migration); });
