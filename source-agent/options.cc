@@ -97,7 +97,7 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
       ->default_str("0");
   add_max_rounds(
       app, options,
-      "Rounds of pages after which it switches with pages missing, or gives up (--mode pre)");
+      "Rounds of pages after which it switches with pages missing,\nor gives up (--mode pre)");
   add_reconnect_timeout(app, options);
   app.add_flag("--verify", options.verify,
                "Compare the restored process with the description before it is released");
