@@ -19,6 +19,7 @@
 #include "common/model/snapshot.h"
 #include "common/model/snapshot_check.h"
 #include "dest-agent/clocks.h"
+#include "dest-agent/player.h"
 #include "dest-agent/preflight.h"
 
 namespace godwit {
@@ -166,6 +167,21 @@ void Incoming::start_faults(UniqueFd connection) {
   order.mutable_start_faults()->set_page_token(page_token_);
   const int descriptors[] = {connection.get()};
   pages_->link().send(order, descriptors);
+}
+
+void Incoming::play(const Image& image) {
+  plays_ = true;
+  pages_.emplace(PageServerProcess::spawn("destination"));
+  for (const ImageLevel& level : image.open_levels()) {
+    proto::PageOrder order;
+    order.mutable_add_image_level()->set_name(level.name);
+    const int descriptors[] = {level.index.get(), level.pages.get()};
+    pages_->link().send(order, descriptors);
+  }
+  proto::PageOrder order;
+  order.mutable_play_image()->set_round(Player::kRound);
+  order.mutable_play_image()->set_generation(Player::kGeneration);
+  pages_->link().send(order);
 }
 
 void Incoming::describe(proto::Snapshot& snapshot) {

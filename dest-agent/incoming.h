@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "common/image/image.h"
 #include "common/kernel/cgroup_fs.h"
 #include "common/kernel/precedence.h"
 #include "common/model/journal.h"
@@ -27,7 +28,7 @@ namespace godwit {
 
 class Incoming {
  public:
-  // Answers Hello. `control` must outlive this, and `daemon`, the session's link.
+  // Answers Hello. `control` must outlive this, and `daemon`, the session's link (-1: none).
   Incoming(const DestOptions& options, const KeyFolder& keys, Channel& control,
            const proto::Hello& hello, int daemon);
   Incoming(const Incoming&) = delete;
@@ -38,6 +39,8 @@ class Incoming {
   void start_pages(UniqueFd connection);
   // For post-copy: the connection that page faults are asked for over.
   void start_faults(UniqueFd connection);
+  // A restore: pages come out of this image, which must outlive the call only.
+  void play(const Image& image);
   // Builds the skeleton, or reconciles it. Takes the description out of the message.
   void describe(proto::Snapshot& snapshot);
   void on_page_report();
@@ -57,7 +60,7 @@ class Incoming {
   bool misses_pages() const { return committed_ && post_copy_.incomplete(); }
   PostCopy& post_copy() { return post_copy_; }
   // The source may hang up without that being a failure.
-  bool ended_by_peer() const { return check_only_; }
+  bool ended_by_peer() const { return check_only_ || (plays_ && !skeleton_); }
   // -1 while there is no page server.
   int page_link_fd();
 
@@ -83,6 +86,7 @@ class Incoming {
   Channel& control_;
   proto::Hello hello_;
   bool check_only_ = false;
+  bool plays_ = false;  // an image
   bool prepared_ = false;
   bool committed_ = false;
   bool lasting_ = false;

@@ -8,6 +8,7 @@
 #include "dest-agent/listener.h"
 #include "dest-agent/options.h"
 #include "dest-agent/recovery.h"
+#include "dest-agent/restore_command.h"
 
 int main(int argc, char** argv) {
   using namespace godwit;
@@ -16,6 +17,7 @@ int main(int argc, char** argv) {
   if (!line.options) return line.exit_code;
   set_up_log("dest-agent", line.options->log_level);
   try {
+    if (!line.options->image.empty()) return run_restore(*line.options);
     if (const std::string missing = missing_privileges(); !missing.empty()) {
       throw Refused("agent-lacks-privilege", missing,
                     "run it as root with its capabilities: it builds processes of any user");

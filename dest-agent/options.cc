@@ -16,6 +16,52 @@ constexpr const char* kFooter =
     "a\n"
     "signal, 2 when it can't start.";
 
+constexpr const char* kRestoreFooter =
+    "Example:\n"
+    "  dest-agent restore --from file:/var/lib/images/monday\n\n"
+    "`migrate restore` is this, and explains it. Exit codes: 0 it runs, 1 it could not be "
+    "restored,\n"
+    "2 refused before anything was made.";
+
+void add_state_dir(CLI::App& app, DestOptions& options) {
+  app.add_option("--state-dir", options.state_dir, "Where the journals of migrations are")
+      ->type_name("DIR")
+      ->capture_default_str();
+}
+
+void add_verbosity(CLI::App& app, bool& quiet, int& verbose) {
+  CLI::Option* option = app.add_flag("-q,--quiet", quiet, "Log errors only");
+  app.add_flag("-v,--verbose", verbose, "Log every phase; twice: every step")->excludes(option);
+}
+
+void add_restore(CLI::App& app, DestOptions& options) {
+  app.footer(kRestoreFooter);
+  app.add_option_function<std::string>(
+         "--from",
+         [&options](const std::string& text) {
+           constexpr std::string_view kScheme = "file:";
+           if (!text.starts_with(kScheme) || text.size() == kScheme.size()) {
+             throw CLI::ValidationError("--from", "'" + text + "' is no image: file:DIR names one");
+           }
+           options.image = text.substr(kScheme.size());
+         },
+         "The image")
+      ->type_name("file:DIR")
+      ->required();
+  app.add_option("--pids", options.pids, "Which process ids it gets")
+      ->check(CLI::IsMember({"auto", "same", "namespace"}))
+      ->type_name("auto|same|namespace")
+      ->capture_default_str();
+  app.add_option("--tcp", options.tcp, "What becomes of its connections")
+      ->check(CLI::IsMember({"keep", "close"}))
+      ->type_name("keep|close")
+      ->capture_default_str();
+  app.add_option("--json", options.json_path,
+                 "Write the report as JSON to a file, or to standard output with '-'")
+      ->type_name("FILE|-");
+  add_state_dir(app, options);
+}
+
 }  // namespace
 
 DestCommandLine parse_dest_command_line(int argc, const char* const* argv, std::ostream& out,
@@ -24,7 +70,7 @@ DestCommandLine parse_dest_command_line(int argc, const char* const* argv, std::
   bool quiet_given = false;
   int verbose_count = 0;
   CLI::App app("Takes processes in that `migrate` moves here.", "dest-agent");
-  app.footer(kFooter);
+  app.footer(kFooter)->require_subcommand(0, 1);
   app.add_option_function<std::string>(
          "--listen",
          [&options](const std::string& text) {
@@ -35,19 +81,21 @@ DestCommandLine parse_dest_command_line(int argc, const char* const* argv, std::
            }
          },
          "Where to listen: ADDR:PORT or [IPV6]:PORT; port 0: any free one")
-      ->type_name("ADDR:PORT")
-      ->required();
+      ->type_name("ADDR:PORT");
   app.add_option("--keys", options.keys, "Key folder of this host, issued with --role destination")
-      ->type_name("DIR")
-      ->required();
-  app.add_option("--state-dir", options.state_dir, "Where the journals of migrations are")
-      ->type_name("DIR")
-      ->capture_default_str();
-  CLI::Option* quiet = app.add_flag("-q,--quiet", quiet_given, "Log errors only");
-  app.add_flag("-v,--verbose", verbose_count, "Log every phase; twice: every step")
-      ->excludes(quiet);
+      ->type_name("DIR");
+  add_state_dir(app, options);
+  add_verbosity(app, quiet_given, verbose_count);
+  CLI::App* restore = app.add_subcommand("restore", "Bring a process that was saved back to life");
+  add_restore(*restore, options);
+  add_verbosity(*restore, quiet_given, verbose_count);
   try {
     app.parse(argc, argv);
+    // Looked at here, since they mean nothing to the command.
+    if (options.image.empty()) {
+      if (options.listen.host.empty()) throw CLI::RequiredError("--listen");
+      if (options.keys.empty()) throw CLI::RequiredError("--keys");
+    }
   } catch (const CLI::ParseError& error) {
     return {{}, app.exit(error, out, err) == 0 ? 0 : 2};
   }

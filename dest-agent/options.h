@@ -14,6 +14,12 @@ struct DestOptions {
   HostPort listen;  // port 0: the kernel chooses
   std::string keys;
   std::string state_dir = "/run/godwit";
+  // `restore`.
+  std::string image;  // the directory; empty: it is a daemon
+  std::string pids = "auto";
+  std::string tcp = "close";
+  std::optional<std::string> json_path;
+
   LogLevel log_level = LogLevel::kWarning;  // --quiet: kError, -v: kInfo, -vv: kDebug
 };
 

@@ -174,7 +174,7 @@ void converse(Incoming& incoming, Channel& control, int page_connections) {
     if (!ready.control) continue;
     std::optional<proto::Envelope> message = control.try_receive();
     if (!message) {
-      if (incoming.ended_by_peer()) return;
+      if (incoming.ended_by_peer()) return;  // a check, or an image that is not to be built
       throw Error("the source closed the connection", ECONNRESET);
     }
     if (!handle(incoming, control, events.page_connections(), *message)) return;
@@ -249,6 +249,20 @@ int run_orphan_session(const DestOptions& options, const std::string& migration_
   } catch (const std::exception& error) {
     log_error("migration={} {}", migration_id, error.what());
     for (;;) ::pause();  // what is held must not be closed
+  }
+}
+
+void play_session(const DestOptions& options, const Image& image, Channel& control) {
+  const KeyFolder none;
+  const auto hello = control.receive_body<proto::Hello>();
+  Incoming incoming(options, none, control, hello, -1);
+  incoming.play(image);
+  try {
+    converse(incoming, control, -1);
+  } catch (const Error& error) {
+    if (!incoming.committed()) throw;
+    log_warning("restore={} after the commit: {}", hello.migration_id(), error.what());
+    incoming.finish_alone();
   }
 }
 

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "common/base/unique_fd.h"
+#include "common/image/image.h"
 #include "common/kernel/fd_passing.h"
+#include "common/wire/channel.h"
 #include "dest-agent/options.h"
 
 namespace godwit {
@@ -23,5 +25,9 @@ int run_session(const DestOptions& options, const std::string& migration_id, Uni
 // the daemon (post_copy.h).
 int run_orphan_session(const DestOptions& options, const std::string& migration_id,
                        std::vector<Passed> held, UniqueFd link);
+
+// A restore: the control channel leads to a Player of the image. Returns when it has said all it
+// has to say; throws Error for what failed, with everything removed that was built.
+void play_session(const DestOptions& options, const Image& image, Channel& control);
 
 }  // namespace godwit

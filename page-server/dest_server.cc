@@ -18,6 +18,7 @@
 #include "common/base/log.h"
 #include "page-server/fault_service.h"
 #include "page-server/frame_queue.h"
+#include "page-server/image_source.h"
 #include "page-server/page_placer.h"
 #include "page-server/page_server.h"
 
@@ -39,6 +40,7 @@ class DestServer {
 
  private:
   void start(PageServiceLink::Order& order);
+  void play_image(const proto::PlayImage& order);
   void add_space(PageServiceLink::Order& order);
   void set_areas(const proto::SetAreas& order);
   void start_faults(PageServiceLink::Order& order);
@@ -54,6 +56,8 @@ class DestServer {
 
   PageServiceLink& link_;
   std::optional<TlsStream> stream_;  // the receiver's, once it runs
+  std::vector<ImageLevel> levels_;   // of an image that is played instead
+  std::optional<ImageSource> image_;
   std::optional<FrameQueue> queue_;  // between receiver and placer, if they are two
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -113,6 +117,12 @@ bool DestServer::carry_out(PageServiceLink::Order& order) {
     case proto::PageOrder::kServeSpace:
       serve_space(order);
       return true;
+    case proto::PageOrder::kAddImageLevel:
+      levels_.push_back(take_image_level(order));
+      return true;
+    case proto::PageOrder::kPlayImage:
+      play_image(order.order.play_image());
+      return true;
     case proto::PageOrder::kQuit:
       return false;
     default:
@@ -133,6 +143,16 @@ void DestServer::start(PageServiceLink::Order& order) {
   } else {
     std::thread([this] { receive_and_place(); }).detach();
   }
+  proto::PageReport report;
+  report.mutable_ready();
+  link_.send(report);
+}
+
+// Frames that are filled here are worked on by one thread: nothing has to be decrypted.
+void DestServer::play_image(const proto::PlayImage& order) {
+  if (std::exchange(started_, true)) fail("started twice");
+  image_.emplace(std::move(levels_), order.round(), order.generation());
+  std::thread([this] { receive_and_place(); }).detach();
   proto::PageReport report;
   report.mutable_ready();
   link_.send(report);
@@ -204,6 +224,7 @@ void DestServer::receive_and_place() try {
 }
 
 bool DestServer::receive(PageFrame& frame) try {
+  if (image_) return image_->next(frame);
   return receive_frame(*stream_, frame);
 } catch (const Error& error) {
   throw error.in("receiving pages");

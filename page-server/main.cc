@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <optional>
 #include <string>
 
 #include "common/base/log.h"
@@ -29,11 +30,14 @@ struct Options {
   try {
     // What needs files or privileges comes before they are given away.
     godwit::prepare_tls();
-    const bool source = options.role == "source";
+    const bool source = options.role != "destination";
     const bool absent_is_written = source && godwit::probe_absent_is_written();
+    std::optional<godwit::WriteRing> ring;
+    if (options.role == "recorder") ring.emplace();
     godwit::drop_privileges();
-    godwit::filter_system_calls();
-    _exit(source ? godwit::serve_source(link, absent_is_written) : godwit::serve_destination(link));
+    godwit::filter_system_calls(ring.has_value());
+    _exit(source ? godwit::serve_source(link, absent_is_written, ring ? &*ring : nullptr)
+                 : godwit::serve_destination(link));
   } catch (const std::exception& error) {
     godwit::die(link, error.what());
   }
@@ -53,10 +57,11 @@ int main(int argc, char** argv) try {
   app.footer(
       "Example (descriptor 3 is one end of a socket pair, the agent has the other):\n"
       "  page-server --role source --link-fd 3");
-  app.add_option("--role", options.role, "Which end of the stream")
-      ->type_name("source|destination")
+  app.add_option("--role", options.role,
+                 "Which end of the stream; recorder: a source whose pages go to an image")
+      ->type_name("source|recorder|destination")
       ->required()
-      ->check(CLI::IsMember({"source", "destination"}));
+      ->check(CLI::IsMember({"source", "recorder", "destination"}));
   app.add_option("--link-fd", options.link_fd, "The socket to the agent")
       ->type_name("N")
       ->required();

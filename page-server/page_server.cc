@@ -34,4 +34,9 @@ UniqueFd take_fd(PageServiceLink::Order& order, std::size_t index, const char* w
   return std::move(order.fds[index]);
 }
 
+ImageLevel take_image_level(PageServiceLink::Order& order) {
+  return {take_fd(order, 0, "index"), take_fd(order, 1, "pages"),
+          order.order.add_image_level().name()};
+}
+
 }  // namespace godwit

@@ -5,6 +5,8 @@
 #include <string>
 
 #include "common/base/unique_fd.h"
+#include "common/image/image_pages.h"
+#include "common/image/write_ring.h"
 #include "common/wire/page_service_link.h"
 
 namespace godwit {
@@ -13,8 +15,9 @@ inline constexpr std::int64_t kHandshakeNs = 10'000'000'000;
 inline constexpr std::size_t kQueuedFrames = 6;  // of a quarter MiB each, between two threads
 
 // Each role serves its agent until it is told to quit or the agent is gone; returns the exit code.
-// Throws Error. `absent_is_written`: see WriteProtectTracker.
-int serve_source(PageServiceLink& link, bool absent_is_written);
+// Throws Error. `absent_is_written`: see WriteProtectTracker. `ring`: for pages that go to an
+// image, else null.
+int serve_source(PageServiceLink& link, bool absent_is_written, WriteRing* ring);
 int serve_destination(PageServiceLink& link);
 
 // Whether the work on pages is shared by two threads: `asked` is 1 or 2, or 0 for what pays off
@@ -28,5 +31,7 @@ bool works_on_two_threads(std::uint32_t asked);
 
 // The one descriptor at `index` of an order. Throws Error when it did not come along.
 UniqueFd take_fd(PageServiceLink::Order& order, std::size_t index, const char* what);
+// What an order AddImageLevel brings.
+ImageLevel take_image_level(PageServiceLink::Order& order);
 
 }  // namespace godwit

@@ -20,6 +20,7 @@ void drop_privileges();
 
 // The system call filter, for all threads to come. A forbidden call fails with EPERM; those that
 // only a hijacked process would make (exec, ptrace, other processes' memory) kill the process.
-void filter_system_calls();
+// `with_ring`: a WriteRing that was made before may be used.
+void filter_system_calls(bool with_ring = false);
 
 }  // namespace godwit

@@ -26,6 +26,7 @@
 #include "page-server/areas.h"
 #include "page-server/fault_answers.h"
 #include "page-server/frame_queue.h"
+#include "page-server/image_sink.h"
 #include "page-server/lazy_round.h"
 #include "page-server/missing_pages.h"
 #include "page-server/page_reader.h"
@@ -71,8 +72,8 @@ PageRange range_of(const proto::PageSpan& span) {
 
 class SourceServer {
  public:
-  SourceServer(PageServiceLink& link, bool absent_is_written)
-      : link_(link), absent_is_written_(absent_is_written) {}
+  SourceServer(PageServiceLink& link, bool absent_is_written, WriteRing* ring)
+      : link_(link), absent_is_written_(absent_is_written), ring_(ring) {}
   SourceServer(const SourceServer&) = delete;
   SourceServer& operator=(const SourceServer&) = delete;
   ~SourceServer() {
@@ -87,6 +88,7 @@ class SourceServer {
 
  private:
   void start(PageServiceLink::Order& order);
+  void start_image(PageServiceLink::Order& order);
   void add_space(PageServiceLink::Order& order);
   void set_areas(const proto::SetAreas& order);
   void send_round(const proto::SendRound& order);
@@ -101,12 +103,15 @@ class SourceServer {
   void leave_missing(const proto::LeaveMissing& order);
   void report_sent(std::uint32_t round, const RoundStatistics& statistics,
                    std::uint64_t missing_pages, std::int64_t began_ns);
-  FrameSink& sink() { return queue_ ? static_cast<FrameSink&>(*queue_) : *direct_; }
+  FrameSink& sink();
   void write_frames();
   void send(const PageFrame& frame);
 
   PageServiceLink& link_;
   bool absent_is_written_;
+  WriteRing* ring_;
+  std::vector<ImageLevel> base_;        // of the image
+  std::optional<ImageSink> image_;      // instead of a stream
   std::optional<TlsStream> stream_;     // the writer's, while one runs
   std::optional<FrameQueue> queue_;     // to the writer, if there is one
   std::unique_ptr<DirectSink> direct_;  // if there is none
@@ -143,6 +148,16 @@ bool SourceServer::carry_out(PageServiceLink::Order& order) {
       background_stream_ =
           std::thread([this, wanted = order.order.send_missing()] { send_missing(wanted); });
       return true;
+    case proto::PageOrder::kAddImageLevel:
+      base_.push_back(take_image_level(order));
+      return true;
+    case proto::PageOrder::kStartImage:
+      start_image(order);
+      return true;
+    case proto::PageOrder::kFinishImage:
+      if (!image_) fail("no image to finish");
+      link_.send(image_->finish());
+      return true;
     case proto::PageOrder::kQuit:
       return false;
     default:
@@ -167,6 +182,17 @@ void SourceServer::start(PageServiceLink::Order& order) {
   } else {
     direct_ = std::make_unique<DirectSink>([this](const PageFrame& frame) { send(frame); });
   }
+  proto::PageReport report;
+  report.mutable_ready();
+  link_.send(report);
+}
+
+void SourceServer::start_image(PageServiceLink::Order& order) {
+  const proto::StartImage& start = order.order.start_image();
+  const auto tracker = tracker_by_name(start.tracker());
+  if (image_ || stream_ || ring_ == nullptr || !tracker) fail("an image can't be begun");
+  tracker_ = *tracker;
+  image_.emplace(order, *ring_, std::move(base_));
   proto::PageReport report;
   report.mutable_ready();
   link_.send(report);
@@ -200,6 +226,7 @@ void SourceServer::set_areas(const proto::SetAreas& order) {
   }
   space.areas = areas_of(order);
   forget_lost_pages(space.areas, space.sent);
+  if (image_) image_->forget_lost(order.space(), space.areas);
 }
 
 ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
@@ -261,8 +288,13 @@ void SourceServer::report_scan(const proto::SendRound& order, const ScanFindings
   link_.send(report);
 }
 
+FrameSink& SourceServer::sink() {
+  if (image_) return *image_;
+  return queue_ ? static_cast<FrameSink&>(*queue_) : *direct_;
+}
+
 void SourceServer::send_round(const proto::SendRound& order) {
-  if (!stream_) fail("a round before the start");
+  if (!stream_ && !image_) fail("a round before the start");
   Space& space = this->space(order.space());
   if (order.generation() != space.generation) {
     fail("round {} is of generation {}, the areas of {}", order.round(), order.generation(),
@@ -400,8 +432,8 @@ void SourceServer::write_frames() try {
 
 }  // namespace
 
-int serve_source(PageServiceLink& link, bool absent_is_written) {
-  SourceServer server(link, absent_is_written);
+int serve_source(PageServiceLink& link, bool absent_is_written, WriteRing* ring) {
+  SourceServer server(link, absent_is_written, ring);
   while (auto order = link.receive_order()) {
     if (!server.carry_out(*order)) return link.has_failed() ? 1 : 0;
   }

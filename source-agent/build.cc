@@ -5,6 +5,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/steady_heap.h"
+#include "source-agent/checkpoint.h"
 #include "source-agent/destination.h"
 #include "source-agent/migration.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 constexpr std::int64_t kBuildTimeoutNs = 60'000'000'000;
 
-void start_page_server(Migration& migration) {
+void start_stream(Migration& migration) {
   UniqueFd connection = connect_pages(migration.options.to, migration.id);
   migration.pages.emplace(PageServerProcess::spawn("source"));
   proto::PageOrder order;
@@ -23,7 +24,10 @@ void start_page_server(Migration& migration) {
   start.set_bandwidth_bytes_per_s_max(migration.options.max_bandwidth_bytes_per_s);
   start.set_tracker(std::string(tracker_name(migration.memory->kind())));
   migration.pages->link().send(order, std::vector<int>{connection.get()});
+}
 
+void start_page_server(Migration& migration) {
+  migration.image ? start_image_pages(migration) : start_stream(migration);
   proto::PageOrder space;
   space.mutable_add_space()->set_space(0);
   std::vector<int> descriptors{migration.task->memory_fd(), migration.memory->pagemap_fd()};

@@ -8,6 +8,7 @@
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
 #include "common/kernel/precedence.h"
+#include "source-agent/checkpoint.h"
 #include "source-agent/migration.h"
 
 namespace godwit {
@@ -80,7 +81,7 @@ void say_finish(Migration& migration) {
                                                finished.finished().differences().end());
   } catch (const Error& error) {
     log_warning("the destination did not confirm its end: {}", error.what());
-    ask_outcome(migration.options.to, migration.keys, migration.id, true);
+    ask_outcome(migration.record, true);
   }
 }
 
@@ -105,6 +106,7 @@ void attempt(const char* what, Duty duty) noexcept {
 }  // namespace
 
 void complete(Migration& migration) {
+  if (migration.options.leave_running) return complete_while_running(migration);
   attempt("addresses", [&] { migration.network->after_commit(*migration.control); });
   attempt("corrections", [&] { send_corrections(migration); });
   attempt("last round", [&] { report_last_round(migration); });

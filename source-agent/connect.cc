@@ -13,6 +13,7 @@
 #include "common/model/host_features.h"
 #include "common/model/report_text.h"
 #include "common/model/snapshot.h"
+#include "source-agent/checkpoint.h"
 #include "source-agent/destination.h"
 #include "source-agent/migration.h"
 #include "source-agent/preflight.h"
@@ -55,8 +56,10 @@ bool gather(Findings& findings, const std::string& object, Step step) {
 
 // Of this host, whatever the process is.
 void preflight_host(Migration& migration, Findings& findings) {
-  gather(findings, "key folder",
-         [&] { migration.keys = load_keys(migration.options.keys, "source"); });
+  if (migration.options.image.empty()) {
+    gather(findings, "key folder",
+           [&] { migration.keys = load_keys(migration.options.keys, "source"); });
+  }
   if (!migration.keys.certificate_pem.empty()) {
     if (auto soon = expiry_warning(migration.keys, ::time(nullptr))) {
       findings.push_back(std::move(*soon));
@@ -137,9 +140,13 @@ proto::Envelope ask(Migration& migration, proto::Envelope::BodyCase answer,
 
 bool connect(Migration& migration, bool check_only) {
   Findings& findings = migration.report.findings;
-  if (migration.keys.certificate_pem.empty()) return false;  // which is one of the findings
-  const bool reached = gather(findings, migration.options.to.text(),
-                              [&] { migration.control.emplace(reach_destination(migration)); });
+  const bool to_image = !migration.options.image.empty();
+  // Which is one of the findings.
+  if (!to_image && migration.keys.certificate_pem.empty()) return false;
+  const bool reached = gather(findings, migration.options.target(), [&] {
+    if (to_image) return open_image(migration);
+    migration.control.emplace(reach_destination(migration));
+  });
   if (!reached) return false;
   const proto::HelloAnswer answer =
       ask(migration, proto::Envelope::kHelloAnswer, make_hello(migration, check_only))
@@ -197,7 +204,7 @@ void preflight_there_if_possible(Migration& migration) {
     throw;
   } catch (const Error& error) {
     if (!refuses(findings)) throw;
-    warn(findings, "destination-not-asked", migration.options.to.text(),
+    warn(findings, "destination-not-asked", migration.options.target(),
          fmt::format("it could not be asked about this process: {}", error.what()),
          "settle the others and check again");
   }

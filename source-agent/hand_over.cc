@@ -15,6 +15,7 @@
 #include "common/model/report_text.h"
 #include "common/model/snapshot.h"
 #include "common/network/socket_address.h"
+#include "source-agent/checkpoint.h"
 #include "source-agent/migration.h"
 
 namespace godwit {
@@ -93,7 +94,7 @@ void send_what_was_written(Migration& migration) {
 
 // What is compared in the end has to be whole: then all descriptors are described once more.
 void expect_stop(Migration& migration) {
-  if (!migration.options.verify) migration.capture->fd_table().expect_stop();
+  if (!describes_whole(migration)) migration.capture->fd_table().expect_stop();
 }
 
 // The destination makes connections that stand still before the blackout.
@@ -164,7 +165,7 @@ void order_last_pages(Migration& migration) {
 // What the destination has is what was described last, unless the process got something since:
 // then its pages are looked for as well.
 proto::Mappings describe_layout(Migration& migration) {
-  const bool same = migration.capture->mappings().is_as_described() && !migration.options.verify;
+  const bool same = migration.capture->mappings().is_as_described() && !describes_whole(migration);
   migration.final_message.mutable_final()->set_same_areas(same);
   if (same) return migration.capture->mappings().describe_marks();
   std::shared_ptr<const proto::Mappings> mappings =
@@ -316,6 +317,14 @@ std::vector<PageRange> find_eager_pages(const Migration& migration) {
   return pages;
 }
 
+// --leave-running: its last pages have been read, or are being read now.
+void let_go_again(Migration& migration, PhaseClock& clock) {
+  await_last_pages(migration);
+  clock.mark("last_pages");
+  let_source_run(migration);
+  clock.mark("release");
+}
+
 }  // namespace
 
 void hand_over(Migration& migration) {
@@ -340,10 +349,16 @@ void hand_over(Migration& migration) {
   if (corrections.sockets_size() > 0) migration.control->send_body(corrections);
   await_prepared(migration, clock);
   migration.machine.apply(Event::kDestinationPrepared);
-  commit(migration, clock);
-  await_committed(migration, clock);
+  if (migration.options.leave_running) {
+    let_go_again(migration, clock);
+  } else {
+    if (migration.image) finish_image_pages(migration);
+    commit(migration, clock);
+    await_committed(migration, clock);
+  }
   migration.report.blackout_ns = clock.last_ns() - began_ns;
   migration.report.frozen_unix_ns = clock_ns(CLOCK_REALTIME) - (monotonic_ns() - began_ns);
+  if (migration.options.leave_running) return finish_image_while_running(migration);
   migration.machine.apply(migration.lazy ? Event::kReleasedEarly : Event::kCommitConfirmed);
   migration.progress.loud();
   migration.progress.enter(migration.machine.state());

@@ -9,7 +9,9 @@
 #include "common/model/report_text.h"
 #include "source-agent/cancel.h"
 #include "source-agent/commands.h"
+#include "source-agent/image_commands.h"
 #include "source-agent/options.h"
+#include "source-agent/periodic.h"
 #include "source-agent/session.h"
 
 namespace {
@@ -41,15 +43,20 @@ void print_report(const MigrateOptions& options, const MigrationReport& report) 
   std::cerr << text << std::flush;
 }
 
-int run_reported(const MigrateOptions& options) {
-  // To the very end of the program: one that comes too late must not change its exit code.
-  [[maybe_unused]] static const CancelSignals& signals = *new CancelSignals;
+State run_once(const MigrateOptions& options) {
   std::optional<ReportFile> file;
   if (options.json_path) file.emplace(*options.json_path);
   const MigrationReport report = run_shown(options);
   if (file) write_report(*file, report);
   print_report(options, report);
-  return exit_code_of(report.state);
+  return report.state;
+}
+
+int run_reported(const MigrateOptions& options) {
+  // To the very end of the program: one that comes too late must not change its exit code.
+  [[maybe_unused]] static const CancelSignals& signals = *new CancelSignals;
+  if (options.every_ns != 0) return run_periodic(options, run_once);
+  return exit_code_of(run_once(options));
 }
 
 int run(const MigrateOptions& options) {
@@ -62,6 +69,15 @@ int run(const MigrateOptions& options) {
     case MigrateOptions::Command::kRecover:
       return run_recover(options, [](const std::string& line) { std::cout << line << '\n'; }) ? 0
                                                                                               : 3;
+    case MigrateOptions::Command::kRestore:
+      become_restore(options);
+    case MigrateOptions::Command::kImagesVerify:
+    case MigrateOptions::Command::kImagesList:
+    case MigrateOptions::Command::kImagesMerge:
+    case MigrateOptions::Command::kInspect:
+    case MigrateOptions::Command::kCore:
+      return run_image_command(options, std::cout, std::cerr);
+    case MigrateOptions::Command::kCheckpoint:
     case MigrateOptions::Command::kMigrate:
     case MigrateOptions::Command::kCheck:
       break;

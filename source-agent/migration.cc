@@ -22,19 +22,23 @@ Migration::Migration(const MigrateOptions& all, Progress& shown)
       wait_mask(cancel_wait_mask()) {
   began_ns = monotonic_ns();
   report.migration_id = id;
-  report.destination = options.to.text();
+  report.destination = options.target();
   report.pid_source = options.pid;
   report.addresses = options.addresses;
   report.mode = options.mode;
   record.migration_id = id;
   record.role = "source";
-  record.peer = options.to.text();
+  record.peer = options.target();
   record.keys_dir = options.keys;
 }
 
 void Migration::write_journal() {
   record.state = machine.state();
   journal.write(record);
+}
+
+bool describes_whole(const Migration& migration) {
+  return migration.options.verify || migration.image.has_value();
 }
 
 void enter_next(Migration& migration, Event event) {
@@ -54,6 +58,9 @@ void take_page_report(Migration& migration, proto::PageReport report) {
     migration.scanned.Swap(report.mutable_scanned());
   }
   if (report.has_round_sent()) migration.sent.Swap(report.mutable_round_sent());
+  // What is written to an image is where it belongs.
+  if (migration.image) migration.placed_round = migration.sent.round();
+  if (report.has_image_written()) migration.image_written = report.image_written();
 }
 
 // Nothing when the message was one of the running reports.

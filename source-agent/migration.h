@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "common/image/image_target.h"
 #include "common/kernel/cgroup_fs.h"
 #include "common/model/journal.h"
 #include "common/model/phase.h"
@@ -29,6 +30,8 @@
 
 namespace godwit {
 
+class Recorder;
+
 struct Migration {
   Migration(const MigrateOptions& options, Progress& progress);
 
@@ -42,6 +45,9 @@ struct Migration {
   KeyFolder keys;
   std::int64_t began_ns = 0;
 
+  std::optional<ImageTarget> image;  // of a checkpoint: what takes the destination's place
+  Recorder* recorder = nullptr;      // part of its control
+  std::optional<proto::ImageWritten> image_written;
   std::optional<Channel> control;
   std::string page_token;
   std::optional<PageServerProcess> pages;
@@ -92,6 +98,10 @@ void complete(Migration& migration);
 // the copy here must stay.
 void serve_pages(Migration& migration);
 
+// The task runs on here, its sockets with it; the first part of the way back.
+void let_source_run(Migration& migration) noexcept;
+// The second: what was held for it comes in, and nothing is held any more.
+void give_packets_back(Migration& migration) noexcept;
 // From any point before the commit: the task runs on here.
 void roll_back(Migration& migration) noexcept;
 // Commit was sent and no answer came: asks until it is known, for a minute. Leaves the machine in
@@ -101,8 +111,12 @@ void settle_doubt(Migration& migration) noexcept;
 // `settled`: the source has acted on COMMITTED, the destination may forget it.
 proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const std::string& id,
                            bool settled = false);
+// The same by what the journal has: an image is looked at.
+proto::Outcome ask_outcome(const JournalRecord& record, bool settled = false);
 
 // --- Shared by the steps -------------------------------------------------------------------------
+// Every description is to be whole: it is compared, or kept.
+bool describes_whole(const Migration& migration);
 // Applies the event and shows the state that it leads to.
 void enter_next(Migration& migration, Event event);
 

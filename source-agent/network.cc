@@ -206,6 +206,7 @@ void SourceNetwork::State::forward(Channel& control) {
 SourceNetwork::SourceNetwork(const std::string& migration_id, const std::string& addresses,
                              int control_socket)
     : state_(std::make_unique<State>(migration_id, addresses == "move")) {
+  if (control_socket < 0) return;
   if (const auto local = SocketAddress::local_of(control_socket)) {
     state_->control_address = local->ip().unmapped();
   }

@@ -20,7 +20,7 @@ namespace godwit {
 class SourceNetwork {
  public:
   // `addresses`: move or keep. `control_socket`: the connection to the destination, whose own
-  // address must not be moved away from under it.
+  // address must not be moved away from under it; -1: there is none.
   SourceNetwork(const std::string& migration_id, const std::string& addresses, int control_socket);
   ~SourceNetwork();
   SourceNetwork(const SourceNetwork&) = delete;

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "common/base/error.h"
+#include "source-agent/image_options.h"
+#include "source-agent/option_parts.h"
 
 namespace godwit {
 namespace {
@@ -38,58 +40,14 @@ constexpr const char* kIssueFooter =
     "  migrate keys issue --dir ca --name beta --role destination --out ca/beta\n\n"
     "A host that plays both roles gets two key folders.";
 
-struct Verbosity {
-  bool quiet = false;
-  int verbose = 0;
-
-  LogLevel level() const {
-    if (quiet) return LogLevel::kError;
-    if (verbose >= 2) return LogLevel::kDebug;
-    return verbose == 1 ? LogLevel::kInfo : LogLevel::kWarning;
-  }
-};
-
-// An option whose text a parser of command_line_values.h turns into a value.
-template <typename Parse>
-CLI::Option* add_parsed(CLI::App& app, const std::string& name, const std::string& help,
-                        const std::string& type, Parse parse) {
-  CLI::Option* option = app.add_option_function<std::string>(
-      name,
-      [name, parse](const std::string& text) {
-        try {
-          parse(text);
-        } catch (const Error& error) {
-          throw CLI::ValidationError(name, error.what());
-        }
-      },
-      help);
-  return option->type_name(type);
-}
-
 void add_target(CLI::App& app, MigrateOptions& options) {
-  add_parsed(app, "--pid", "The process to move", "PID",
-             [&options](const std::string& text) { options.pid = parse_pid(text); });
+  add_pid(app, options, "The process to move");
   add_parsed(app, "--to", "Where dest-agent listens: ADDR:PORT, [IPV6]:PORT or HOST:PORT",
              "ADDR:PORT",
              [&options](const std::string& text) { options.to = parse_host_port(text); });
   app.add_option("--keys", options.keys, "Key folder of this host, issued with --role source")
       ->type_name("DIR");
-  app.add_option("--json", options.json_path,
-                 "Write the report as JSON to a file, or to standard output with '-'")
-      ->type_name("FILE|-");
-}
-
-void add_verbosity(CLI::App& app, Verbosity& verbosity) {
-  CLI::Option* quiet =
-      app.add_flag("-q,--quiet", verbosity.quiet, "Say nothing but how it ended, and errors");
-  app.add_flag("-v,--verbose", verbosity.verbose, "Log every phase; twice: every step")
-      ->excludes(quiet);
-}
-
-void add_state_dir(CLI::App& app, MigrateOptions& options) {
-  app.add_option("--state-dir", options.state_dir, "Where the journals of migrations are")
-      ->type_name("DIR")
-      ->capture_default_str();
+  add_json(app, options);
 }
 
 void add_addressing(CLI::App& app, MigrateOptions& options) {
@@ -130,27 +88,16 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
   add_target(app, options);
   add_addressing(app, options);
   add_mode(app, options);
-  add_parsed(app, "--max-downtime", "Freeze when the rest is expected to take less than this",
-             "TIME",
-             [&options](const std::string& text) {
-               options.max_downtime_ns = parse_duration_ns(text);
-               if (options.max_downtime_ns == 0)
-                 fail("a pause of 0 can't be reached: such as 10ms");
-             })
-      ->default_str("10ms");
+  add_max_downtime(app, options);
   add_parsed(app, "--max-bandwidth",
              "Bytes per second on the page connection: 100M, 1.5G, 64Mi; 0: unlimited", "RATE",
              [&options](const std::string& text) {
                options.max_bandwidth_bytes_per_s = parse_bandwidth_bytes_per_s(text);
              })
       ->default_str("0");
-  add_parsed(
-      app, "--max-rounds",
-      "Rounds of pages after which it switches with pages missing, or gives up (--mode pre)", "N",
-      [&options](const std::string& text) {
-        options.max_rounds = static_cast<int>(parse_count(text, 1, 1'000'000, "--max-rounds"));
-      })
-      ->default_str("30");
+  add_max_rounds(
+      app, options,
+      "Rounds of pages after which it switches with pages missing,\nor gives up (--mode pre)");
   add_reconnect_timeout(app, options);
   app.add_flag("--verify", options.verify,
                "Compare the restored process with the description before it is released");
@@ -244,6 +191,7 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   add_verbosity(*recover, verbosity);
   recover->callback([&options] { options.command = Command::kRecover; });
   add_keys(*app.add_subcommand("keys", "Make the certificates of a cluster"), options);
+  add_image_commands(app, options, verbosity);
 
   try {
     app.parse(argc, argv);
@@ -251,6 +199,7 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
     if (options.command == Command::kMigrate || options.command == Command::kCheck) {
       check_target(options);
     }
+    check_image_command(options);
   } catch (const CLI::ParseError& error) {
     return {{}, app.exit(error, out, err) == 0 ? 0 : 2};
   }

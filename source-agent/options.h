@@ -17,6 +17,13 @@ struct MigrateOptions {
   enum class Command {
     kMigrate,
     kCheck,
+    kCheckpoint,
+    kRestore,
+    kImagesVerify,
+    kImagesList,
+    kImagesMerge,
+    kInspect,
+    kCore,
     kStates,
     kRecover,
     kKeysInit,
@@ -28,7 +35,7 @@ struct MigrateOptions {
   LogLevel log_level = LogLevel::kWarning;  // --quiet: kError, -v: kInfo, -vv: kDebug
   bool quiet = false;                       // no progress lines either
 
-  // kMigrate and kCheck.
+  // kMigrate, kCheck and kCheckpoint.
   pid_t pid = 0;
   HostPort to;
   std::string keys;                      // folder with host.crt, host.key, ca.crt
@@ -42,7 +49,25 @@ struct MigrateOptions {
   std::int64_t reconnect_timeout_ns = 60'000'000'000;  // in post-copy; and kRecover
   bool verify = false;
 
-  // kMigrate and kRecover.
+  // kCheckpoint.
+  std::string image;  // the directory to make
+  std::string base;   // an image to rest on; empty: none
+  std::string compression = "none";
+  bool leave_running = false;
+  std::int64_t every_ns = 0;  // 0: once; else `image` is a directory of images
+  std::size_t keep = 5;       // of them
+
+  // kRestore, kImages*, kInspect and kCore: `image` is read.
+  std::string tcp = "close";  // keep, close
+  std::string out;            // what is made of it
+  bool summary = false;
+
+  // Where it goes, as for the report and the journal: ADDR:PORT or file:DIR.
+  std::string target() const {
+    return command != Command::kCheckpoint ? to.text() : "file:" + image;
+  }
+
+  // kMigrate, kCheckpoint and kRecover.
   std::string state_dir = "/run/godwit";
 
   // kStates.

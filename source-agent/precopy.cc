@@ -101,10 +101,13 @@ void precopy(Migration& migration) {
     log_info("round={} rest_pages={} predicted_ms={:.2f} {}", round.round, prediction.rest_pages,
              to_ms(prediction.downtime_ns), prediction.reason);
     migration.lazy = prediction.decision == PrecopyDecision::kSwitchLazily;
-    const bool switches = migration.lazy || prediction.decision == PrecopyDecision::kSwitch;
+    // An image is made in any case: what is left is written while the process stands still.
+    const bool gives_up = prediction.decision == PrecopyDecision::kGiveUp;
+    const bool switches = migration.lazy || prediction.decision == PrecopyDecision::kSwitch ||
+                          (gives_up && migration.image);
     enter_next(migration, switches ? Event::kConverged : Event::kRoundPlaced);
     if (switches) return;
-    if (prediction.decision == PrecopyDecision::kGiveUp) {
+    if (gives_up) {
       throw Error(fmt::format("pre-copy does not converge: {}", prediction.reason))
           .with_hint(
               "let it run before the rest is there (--mode hybrid), raise --max-downtime or "

@@ -33,7 +33,7 @@ bool can_draw_block(const char* term) {
 bool wants_colours(const char* no_color) { return no_color == nullptr || *no_color == '\0'; }
 
 Progress::Progress(const MigrateOptions& options)
-    : meter_(options.pid, options.to.text(), limits_of(options), monotonic_ns()) {
+    : meter_(options.pid, options.target(), limits_of(options), monotonic_ns()) {
   terminal_ = Terminal::try_open(STDERR_FILENO);
   if (terminal_) {
     set_log_writer([this](std::string_view line) { say(line); });

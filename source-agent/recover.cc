@@ -73,8 +73,7 @@ void end_source(const RecoveryFacts& facts, const JournalRecord& record) {
 // The destination forgets what the source has acted on; if it doesn't hear of it, it does in time.
 void say_settled(const JournalRecord& record) noexcept {
   try {
-    ask_outcome(parse_host_port(record.peer), load_keys(record.keys_dir, "source"),
-                record.migration_id, true);
+    ask_outcome(record, true);
   } catch (const std::exception& error) {
     log_info("migration={} {}", record.migration_id, error.what());
   }
@@ -124,8 +123,7 @@ bool ask_and_settle(const RecoveryFacts& facts, const JournalRecord& record,
                     const std::function<void(const std::string&)>& progress) {
   proto::Outcome outcome;
   try {
-    outcome = ask_outcome(parse_host_port(record.peer), load_keys(record.keys_dir, "source"),
-                          record.migration_id);
+    outcome = ask_outcome(record);
   } catch (const Error& error) {
     progress(fmt::format("{}: pid {} stays frozen, {} can't be asked: {}", record.migration_id,
                          record.process.pid, record.peer, error.what()));

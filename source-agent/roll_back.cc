@@ -6,6 +6,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "source-agent/checkpoint.h"
 #include "source-agent/destination.h"
 #include "source-agent/migration.h"
 
@@ -77,7 +78,7 @@ void say_abort(Migration& migration) {
 
 }  // namespace
 
-void roll_back(Migration& migration) noexcept {
+void let_source_run(Migration& migration) noexcept {
   // The task first: everything else can wait.
   attempt("thawing", [&] {
     if (migration.group) migration.group->thaw();
@@ -93,11 +94,19 @@ void roll_back(Migration& migration) noexcept {
     if (migration.task) migration.task->detach();
     migration.task.reset();
   });
-  migration.progress.loud();
-  migration.progress.enter(migration.machine.state());
+}
+
+void give_packets_back(Migration& migration) noexcept {
   attempt("held packets", [&] {
     if (migration.network) migration.network->remove();
   });
+}
+
+void roll_back(Migration& migration) noexcept {
+  let_source_run(migration);
+  give_packets_back(migration);
+  migration.progress.loud();
+  migration.progress.enter(migration.machine.state());
   attempt("hearing the destination", [&] { hear_destination(migration); });
   attempt("telling the destination", [&] { say_abort(migration); });
   attempt("tracking", [&] { migration.memory.reset(); });
@@ -110,6 +119,12 @@ void roll_back(Migration& migration) noexcept {
   });
   migration.report.pid_destination = 0;
   attempt("state", [&] { migration.machine.apply(Event::kCleanedUp); });
+}
+
+proto::Outcome ask_outcome(const JournalRecord& record, bool settled) {
+  if (auto outcome = outcome_of_image(record.peer, record.migration_id)) return *std::move(outcome);
+  return ask_outcome(parse_host_port(record.peer), load_keys(record.keys_dir, "source"),
+                     record.migration_id, settled);
 }
 
 proto::Outcome ask_outcome(const HostPort& peer, const KeyFolder& keys, const std::string& id,
@@ -128,8 +143,7 @@ void settle_doubt(Migration& migration) noexcept {
   while (monotonic_ns() < deadline_ns) {
     migration.progress.enter(migration.machine.state());
     try {
-      const proto::Outcome outcome =
-          ask_outcome(migration.options.to, migration.keys, migration.id);
+      const proto::Outcome outcome = ask_outcome(migration.record);
       if (outcome.kind() == proto::Outcome::COMMITTED) {
         migration.report.pid_destination = outcome.host_pid();
         migration.machine.apply(migration.lazy ? Event::kReleasedEarly : Event::kOutcomeCommitted);

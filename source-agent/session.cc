@@ -79,6 +79,7 @@ void finish(Migration& migration) try { complete(migration); } catch (const Erro
 std::optional<MigrationReport> try_migration(const MigrateOptions& options, Progress& progress,
                                              bool last) {
   Migration migration(options, progress);
+  if (!options.image.empty()) migration.report.command = "checkpoint";
   try {
     progress.enter(migration.machine.state());
     recover_before(options);

@@ -48,9 +48,16 @@ constexpr std::array kTable = std::to_array<Transition>({
     {kSwitching, kCancelled, kRollingBack, kThawSource},
     {kSwitching, kPeerGone, kRollingBack, kThawSource},
     {kPrepared, kCommitSent, kCommitted, kAwaitConfirmation},
+    {kPrepared, kSourceReleased, kRecording, kCompleteImage},
     {kPrepared, kFailed, kRollingBack, kThawSource},
     {kPrepared, kCancelled, kRollingBack, kThawSource},
     {kPrepared, kPeerGone, kRollingBack, kThawSource},
+
+    // A checkpoint that leaves the source running: it runs, its image is being written.
+    {kRecording, kImageComplete, kCompleted, kReport},
+    {kRecording, kFailed, kRollingBack, kThawSource},
+    {kRecording, kCancelled, kRollingBack, kThawSource},
+    {kRecording, kPeerGone, kRollingBack, kThawSource},
 
     // The destination decides; the source stays frozen until it knows.
     {kCommitted, kCommitConfirmed, kCompleted, kEndSource},
@@ -135,8 +142,9 @@ std::string print_phase_document() {
       "only the destination's answer ends it, and a lost answer is `InDoubt`: the source stays\n"
       "frozen and asks until it knows. `migrate recover` settles what an agent left behind.\n\n";
   text += "| ends in | exit code | meaning |\n|---|---|---|\n";
-  text += fmt::format("| `{}` | {} | moved: the destination's copy runs |\n", name_of(kCompleted),
-                      exit_code_of(kCompleted));
+  text +=
+      fmt::format("| `{}` | {} | moved: the destination's copy runs; or the image is complete |\n",
+                  name_of(kCompleted), exit_code_of(kCompleted));
   text += fmt::format("| `{}` | {} | `migrate check` found nothing against it |\n",
                       name_of(kChecked), exit_code_of(kChecked));
   text += fmt::format("| `{}` | {} | rolled back: the source runs on |\n", name_of(kRolledBack),

@@ -112,17 +112,28 @@ std::string outcome_line(const MigrationReport& report) {
   const std::string after = duration_text(report.total_ns);
   switch (report.state) {
     case State::kCompleted:
+      if (report.command == "restore") {
+        return fmt::format("restored: pid {} of {} is pid {} here, in {}", report.pid_source,
+                           report.destination, report.pid_destination, after);
+      }
+      if (report.command == "checkpoint") {
+        return fmt::format("saved: pid {} is in {}, in {}", report.pid_source, report.destination,
+                           after);
+      }
       return fmt::format("moved: pid {} here is pid {} at {}, in {}", report.pid_source,
                          report.pid_destination, report.destination, after);
     case State::kChecked:
       return fmt::format("pid {} can move to {}", report.pid_source, report.destination);
     case State::kRolledBack:
+      if (report.command == "restore") return "not restored: " + report.destination;
       if (report.command == "check") return "not found out; nothing was touched";
       return fmt::format("rolled back after {}: pid {} runs on here", after, report.pid_source);
     case State::kRefused: {
+      if (report.command == "restore") return "refused, nothing was made: " + report.destination;
       const std::size_t count = count_refusals(report.findings);
-      return fmt::format("refused, nothing was touched: pid {} can't move to {}{}",
-                         report.pid_source, report.destination,
+      return fmt::format("refused, nothing was touched: pid {} can't {} {}{}", report.pid_source,
+                         report.command == "checkpoint" ? "be saved to" : "move to",
+                         report.destination,
                          count > 1 ? fmt::format(" for {} reasons", count) : "");
     }
     case State::kPostCopy:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <span>
+#include <vector>
 
 #include "common/base/printable.h"
 
@@ -31,20 +32,30 @@ const google::protobuf::FieldDescriptor* set_field(const proto::Envelope& envelo
   return envelope.GetReflection()->GetOneofFieldDescriptor(envelope, body);
 }
 
-}  // namespace
+class TlsTransport final : public Transport {
+ public:
+  explicit TlsTransport(TlsStream stream) : stream_(std::move(stream)) {}
 
-std::string body_name(const proto::Envelope& envelope) {
-  const auto* field = set_field(envelope);
-  return field == nullptr ? "nothing" : field->message_type()->name();
-}
+  void send(const proto::Envelope& envelope, std::int64_t deadline_ns) override;
+  std::optional<proto::Envelope> try_receive(std::int64_t deadline_ns) override;
+  int fd() const override { return stream_.fd(); }
+  bool pending() const override { return stream_.has_pending(); }
+  const std::string& peer_name() const override { return stream_.peer_name(); }
+  void close() noexcept override { stream_.close(); }
 
-Channel::Channel(TlsStream stream) : stream_(std::move(stream)) {}
+ private:
+  // False at an orderly end before the first byte.
+  bool fill(std::size_t bytes, std::int64_t deadline_ns);
 
-void Channel::send(const proto::Envelope& envelope, std::int64_t deadline_ns) {
+  TlsStream stream_;
+  std::vector<std::byte> received_;  // of a message that is not complete
+};
+
+void TlsTransport::send(const proto::Envelope& envelope, std::int64_t deadline_ns) {
   const std::size_t size = envelope.ByteSizeLong();
-  if (size > kMaximumMessageBytes) {
+  if (size > Channel::kMaximumMessageBytes) {
     fail("a message {} of {} bytes is larger than a channel carries ({})", body_name(envelope),
-         size, kMaximumMessageBytes);
+         size, Channel::kMaximumMessageBytes);
   }
   std::vector<std::byte> bytes(kPrefixBytes + size);
   put_size(std::span(bytes).first<kPrefixBytes>(), size);
@@ -53,7 +64,7 @@ void Channel::send(const proto::Envelope& envelope, std::int64_t deadline_ns) {
   stream_.write(bytes, deadline_ns);
 }
 
-bool Channel::fill(std::size_t bytes, std::int64_t deadline_ns) {
+bool TlsTransport::fill(std::size_t bytes, std::int64_t deadline_ns) {
   while (received_.size() < bytes) {
     const std::size_t have = received_.size();
     received_.resize(std::min(bytes, have + kGrowthBytes));
@@ -73,12 +84,12 @@ bool Channel::fill(std::size_t bytes, std::int64_t deadline_ns) {
   return true;
 }
 
-std::optional<proto::Envelope> Channel::try_receive(std::int64_t deadline_ns) {
+std::optional<proto::Envelope> TlsTransport::try_receive(std::int64_t deadline_ns) {
   if (!fill(kPrefixBytes, deadline_ns)) return std::nullopt;
   const std::size_t size = get_size(received_);
-  if (size > kMaximumMessageBytes) {
+  if (size > Channel::kMaximumMessageBytes) {
     throw Error(fmt::format("{} announced a message of {} bytes; at most {} are taken", peer_name(),
-                            size, kMaximumMessageBytes),
+                            size, Channel::kMaximumMessageBytes),
                 EPROTO);
   }
   fill(kPrefixBytes + size, deadline_ns);
@@ -95,6 +106,24 @@ std::optional<proto::Envelope> Channel::try_receive(std::int64_t deadline_ns) {
                 EPROTO);
   }
   return envelope;
+}
+
+}  // namespace
+
+std::string body_name(const proto::Envelope& envelope) {
+  const auto* field = set_field(envelope);
+  return field == nullptr ? "nothing" : field->message_type()->name();
+}
+
+Channel::Channel(TlsStream stream)
+    : transport_(std::make_unique<TlsTransport>(std::move(stream))) {}
+
+void Channel::send(const proto::Envelope& envelope, std::int64_t deadline_ns) {
+  transport_->send(envelope, deadline_ns);
+}
+
+std::optional<proto::Envelope> Channel::try_receive(std::int64_t deadline_ns) {
+  return transport_->try_receive(deadline_ns);
 }
 
 proto::Envelope Channel::receive(std::int64_t deadline_ns) {

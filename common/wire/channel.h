@@ -1,5 +1,6 @@
 // Control messages over TLS: each is a proto::Envelope behind its size (32 bits, little-endian, at
-// most kMaximumMessageBytes; see proto/control.proto for the order of messages).
+// most kMaximumMessageBytes; see proto/control.proto for the order of messages). Or over another
+// Transport, which needs no bytes.
 //
 // A deadline that passes in the middle of a message loses nothing: the next receive goes on.
 // Deadlines are moments of CLOCK_MONOTONIC in nanoseconds. Thread: one at a time. Errors: those of
@@ -8,12 +9,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "common/base/error.h"
 #include "common/wire/tls_stream.h"
+#include "common/wire/transport.h"
 #include "proto/control.pb.h"
 
 namespace godwit {
@@ -33,6 +35,7 @@ class Channel {
   static constexpr std::size_t kMaximumMessageBytes = 512 << 20;
 
   explicit Channel(TlsStream stream);
+  explicit Channel(std::unique_ptr<Transport> transport) : transport_(std::move(transport)) {}
 
   // Throws Error when the message is larger than the maximum or the stream is lost.
   void send(const proto::Envelope& envelope, std::int64_t deadline_ns = kNoDeadline);
@@ -63,21 +66,18 @@ class Channel {
                                       const std::string& expected) const;
 
   // For poll(2): readable, or pending() says that bytes wait inside TLS already.
-  int fd() const { return stream_.fd(); }
-  bool pending() const { return stream_.has_pending(); }
-  const std::string& peer_name() const { return stream_.peer_name(); }
-  void close() noexcept { stream_.close(); }
+  int fd() const { return transport_->fd(); }
+  bool pending() const { return transport_->pending(); }
+  const std::string& peer_name() const { return transport_->peer_name(); }
+  void close() noexcept { transport_->close(); }
 
  private:
   static google::protobuf::Message& body_of(proto::Envelope& envelope,
                                             const google::protobuf::Descriptor& type);
   google::protobuf::Message& expected_body(proto::Envelope& envelope,
                                            const google::protobuf::Descriptor& type) const;
-  // False at an orderly end before the first byte.
-  bool fill(std::size_t bytes, std::int64_t deadline_ns);
 
-  TlsStream stream_;
-  std::vector<std::byte> received_;  // of a message that is not complete
+  std::unique_ptr<Transport> transport_;
 };
 
 }  // namespace godwit

@@ -9,8 +9,9 @@ from harness import program
 # What each program must at least have; commands beyond these are found by themselves.
 COMMANDS = {
     "migrate": {(), ("check",), ("states",), ("recover",), ("keys",), ("keys", "init"),
-                ("keys", "issue")},
-    "dest-agent": {()},
+                ("keys", "issue"), ("checkpoint",), ("restore",), ("images", "verify"),
+                ("images", "list"), ("images", "merge"), ("inspect",), ("core",)},
+    "dest-agent": {(), ("restore",)},
     "page-server": {()},
 }
 

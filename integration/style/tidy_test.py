@@ -20,9 +20,11 @@ LAYERS = {
     "page-server": ("source-agent", "dest-agent", "integration"),
     "common": ("source-agent", "dest-agent", "page-server", "integration"),
     "common/base": ("common/kernel", "common/remote", "common/model", "common/wire",
-                    "common/network", "common/tracking", "arch", "proto"),
+                    "common/network", "common/tracking", "common/image", "arch", "proto"),
     "common/kernel": ("common/remote", "common/model", "common/wire", "common/network",
                       "common/tracking"),
+    "common/image": ("common/kernel", "common/remote", "common/model", "common/network",
+                     "common/tracking", "common/wire"),
     "arch": ("common", "proto", "source-agent", "dest-agent", "page-server", "integration"),
     "integration/workloads": ("common", "arch", "proto", "source-agent", "dest-agent",
                               "page-server"),
@@ -36,7 +38,7 @@ LAYER_EXCEPTIONS = [
 ]
 
 # Kinds of object that are described; the other files in proto/ are conversations.
-NOT_KINDS = {"addresses", "control", "page_service", "snapshot"}
+NOT_KINDS = {"addresses", "control", "image", "page_service", "snapshot"}
 # (kind, place): why there is no file of that stem. An entry that is not needed any more fails.
 KIND_EXCEPTIONS = {
     ("task_identity", "restore"): "applied by the nursery: ids are given at clone3 and never changed",

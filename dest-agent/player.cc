@@ -1,0 +1,154 @@
+#include "dest-agent/player.h"
+
+#include <netinet/tcp.h>
+
+#include "common/base/clock.h"
+#include "common/base/error.h"
+#include "common/base/printable.h"
+#include "common/model/snapshot.h"
+#include "common/model/snapshot_check.h"
+#include "common/wire/channel.h"
+
+namespace godwit {
+namespace {
+
+bool is_stream(const proto::TcpSocket& socket) { return socket.has_stream(); }
+
+}  // namespace
+
+void end_connection(proto::TcpSocket& socket) {
+  proto::DeadConnection& dead = *socket.mutable_dead();
+  dead.set_unread(socket.stream().receive().bytes());
+  dead.set_error(true);
+  socket.clear_stream();
+  socket.set_state(TCP_CLOSE);
+}
+
+Player::Player(const Image& image, const std::string& migration_id, const std::string& pids,
+               TcpChoice tcp)
+    : name_(fmt::format("image {}", image.path())), state_(image.read_state()) {
+  in_context([&] { check_snapshot(state_.snapshot(), SnapshotPart::kWhole); }, "{}/{}",
+             image.path(), kStateFile);
+  if (state_.snapshot().processes_size() != 1) {
+    fail("{} has {} processes", name_, state_.snapshot().processes_size());
+  }
+  proto::Process& process = *state_.mutable_snapshot()->mutable_processes(0);
+  in_context([&] { check_threads(process.threads()); }, "{}/{}", image.path(), kStateFile);
+  if (tcp == TcpChoice::kClose) {
+    for (proto::OpenFile& file : *process.mutable_fd_table()->mutable_files()) {
+      if (file.has_tcp_socket() && is_stream(file.tcp_socket())) {
+        end_connection(*file.mutable_tcp_socket());
+      }
+    }
+  }
+  state_.mutable_snapshot()->set_generation(kGeneration);
+  hello_.set_version(kProtocolVersion);
+  hello_.set_migration_id(migration_id);
+  hello_.set_pids(pids);
+  hello_.set_addresses("keep");
+  *hello_.mutable_source() = image.manifest().host();
+  say(hello_);
+}
+
+template <typename Body>
+void Player::say(Body body) {
+  proto::Envelope envelope;
+  const auto* fields = proto::Envelope::descriptor();
+  for (int i = 0; i < fields->field_count(); ++i) {
+    if (fields->field(i)->message_type() != Body::descriptor()) continue;
+    static_cast<Body&>(*envelope.GetReflection()->MutableMessage(&envelope, fields->field(i)))
+        .Swap(&body);
+  }
+  messages_.push_back(std::move(envelope));
+}
+
+void Player::send(const proto::Envelope& envelope, std::int64_t) {
+  switch (envelope.body_case()) {
+    case proto::Envelope::kHelloAnswer:
+      return ask_preflight();
+    case proto::Envelope::kPreflightAnswer:
+      return take_verdict(envelope.preflight_answer());
+    case proto::Envelope::kClockProbe:
+      return tell_clocks(envelope.clock_probe().number());
+    case proto::Envelope::kReconciled:
+      reconciled_ = true;
+      host_pid_ = envelope.reconciled().host_pid();
+      break;
+    case proto::Envelope::kRoundPlaced:
+      placed_ = true;
+      break;
+    case proto::Envelope::kBraced:
+      return say_final();
+    case proto::Envelope::kPrepared:
+      return say(proto::Commit{});
+    case proto::Envelope::kCommitted:
+      committed_ns_ = monotonic_ns();
+      host_pid_ = envelope.committed().host_pid();
+      return say(proto::Finish{});
+    case proto::Envelope::kFinished:
+    case proto::Envelope::kAbort:
+      over_ = true;
+      return;
+    default:
+      fail("{} has no place in a restore", body_name(envelope));
+  }
+  if (reconciled_ && placed_) brace();
+}
+
+std::optional<proto::Envelope> Player::try_receive(std::int64_t) {
+  if (messages_.empty()) return std::nullopt;
+  proto::Envelope envelope = std::move(messages_.front());
+  messages_.pop_front();
+  return envelope;
+}
+
+void Player::ask_preflight() {
+  proto::PreflightRequest request;
+  *request.mutable_snapshot() = state_.snapshot();
+  request.set_resident_bytes(state_.resident_bytes());
+  say(std::move(request));
+}
+
+void Player::take_verdict(const proto::PreflightAnswer& verdict) {
+  findings_.assign(verdict.findings().begin(), verdict.findings().end());
+  pids_ = verdict.pids();
+  if (refuses(findings_)) {
+    over_ = true;
+    return;
+  }
+  describe();
+}
+
+void Player::describe() {
+  proto::Describe message;
+  *message.mutable_snapshot() = state_.snapshot();
+  say(std::move(message));
+}
+
+// Time stood still for the process since it was saved, and goes on now.
+void Player::tell_clocks(std::uint32_t number) {
+  const std::int64_t now = monotonic_ns();
+  if (first_probe_ns_ == 0) first_probe_ns_ = now;
+  proto::ClockReading reading;
+  reading.set_number(number);
+  reading.set_monotonic_ns(state_.monotonic_ns() + now - first_probe_ns_);
+  reading.set_boottime_ns(state_.boottime_ns() + now - first_probe_ns_);
+  say(std::move(reading));
+}
+
+void Player::brace() {
+  reconciled_ = false;  // once
+  proto::Brace message;
+  *message.mutable_threads() = state_.snapshot().processes(0).threads();
+  say(std::move(message));
+}
+
+void Player::say_final() {
+  proto::Final message;
+  message.mutable_snapshot()->Swap(state_.mutable_snapshot());
+  message.set_round(kRound);
+  message.set_same_areas(true);
+  say(std::move(message));
+}
+
+}  // namespace godwit

@@ -1,0 +1,41 @@
+// Frames go into the files of an image, and what a later frame replaced is forgotten.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "common/image/image_pages.h"
+#include "common/image/pages_file.h"
+#include "common/tracking/dirty_tracker.h"
+#include "common/wire/page_service_link.h"
+#include "page-server/frame_sink.h"
+
+namespace godwit {
+
+class ImageSink final : public FrameSink {
+ public:
+  // `order`: StartImage with its descriptors. `base`: images that it rests on, or none. Borrows the
+  // ring.
+  ImageSink(PageServiceLink::Order& order, WriteRing& ring, std::vector<ImageLevel> base);
+
+  std::unique_ptr<PageFrame> take_free() override { return std::move(free_); }
+  // Throws Error with the errno of a write that failed.
+  void push(std::unique_ptr<PageFrame> frame) override;
+
+  // Pages outside of all areas, and inside fresh ones, are not the process's any more.
+  void forget_lost(std::uint32_t space, std::span<const TrackedArea> areas);
+  // Writes what is left, and the index; syncs both. No frame may follow.
+  proto::PageReport finish();
+
+ private:
+  UniqueFd pages_;
+  UniqueFd index_;
+  std::optional<ImagePages> base_;
+  std::unique_ptr<PageFrame> free_;
+  std::optional<PagesWriter> writer_;
+  std::vector<PagePiece> pieces_;  // of a frame; used again
+};
+
+}  // namespace godwit
