@@ -138,7 +138,8 @@ std::string outcome_line(const MigrationReport& report) {
     }
     case State::kPostCopy:
       return fmt::format(
-          "it runs as pid {} at {}, where {} of it are still missing: they are in pid {}, which stays "
+          "it runs as pid {} at {}, where {} of it are still missing: they are in pid {}, which "
+          "stays "
           "frozen here; `migrate recover` goes on",
           report.pid_destination, report.destination,
           count_text(report.post_copy.missing_pages, "page"), report.pid_source);
