@@ -6,20 +6,30 @@
 
 namespace godwit {
 
-PageBitmap leave_for_later(const proto::SendRound& order, std::span<const TrackedArea> areas,
-                           PageBitmap& data) {
-  PageBitmap later;
+LeftPages leave_for_later(const proto::SendRound& order, std::span<const TrackedArea> areas,
+                          const PageBitmap& unsent, PageBitmap& data) {
+  LeftPages left;
+  std::uint64_t at_once = order.eager_written_pages();
   for (const TrackedArea& area : areas) {
     if (area.kind != AreaKind::kAnonymous) continue;
-    data.for_each_run(area.range, [&](const PageRange& run) { later.set(run); });
+    unsent.for_each_run(area.range, [&](const PageRange& run) { left.missing.set(run); });
+    data.for_each_run(area.range, [&](PageRange run) {
+      left.missing.set(run);
+      const PageRange now{run.start, run.start + std::min(at_once, run.pages()) * kPageSize};
+      at_once -= now.pages();
+      if (now.pages() > 0) left.missing.clear(now);
+      if (now.end < run.end) left.written.set({now.end, run.end});
+    });
   }
   for (const proto::PageSpan& span : order.eager()) {
     const auto range = PageRange::make(span.start(), span.end());
     if (!range) fail("range {:x}-{:x} is not whole pages", span.start(), span.end());
-    later.clear(*range);
+    left.missing.clear(*range);
+    left.written.clear(*range);
   }
-  later.for_each_run([&](const PageRange& run) { data.clear(run); });
-  return later;
+  unsent.for_each_run([&](const PageRange& run) { data.set(run); });
+  left.missing.for_each_run([&](const PageRange& run) { data.clear(run); });
+  return left;
 }
 
 std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,

@@ -40,6 +40,24 @@ std::optional<PageRange> MissingPages::take(Space& space, const PageRange& range
   return taken;
 }
 
+std::optional<PageRange> MissingPages::take_of(Space& space, std::deque<PageRange>& ranges,
+                                               std::uint64_t pages_max) {
+  while (!ranges.empty()) {
+    PageRange& range = ranges.front();
+    if (const auto taken = take(space, range, pages_max)) {
+      range.start = taken->end;
+      return taken;
+    }
+    ranges.pop_front();
+  }
+  return std::nullopt;
+}
+
+void MissingPages::put_first(std::uint32_t space, const PageBitmap& pages) {
+  const std::lock_guard lock(mutex_);
+  pages.for_each_run([&](const PageRange& run) { spaces_[space].first.push_back(run); });
+}
+
 std::optional<PageRange> MissingPages::take_at(std::uint32_t space, Address page,
                                                std::uint64_t pages_max) {
   const std::lock_guard lock(mutex_);
@@ -58,14 +76,8 @@ std::optional<PageRange> MissingPages::take_next(std::uint32_t space, std::uint6
   const auto found = spaces_.find(space);
   if (found == spaces_.end()) return std::nullopt;
   Space& from = found->second;
-  while (!from.detours.empty()) {
-    PageRange& detour = from.detours.front();
-    if (const auto taken = take(from, detour, pages_max)) {
-      detour.start = taken->end;
-      return taken;
-    }
-    from.detours.pop_front();
-  }
+  if (const auto taken = take_of(from, from.detours, pages_max)) return taken;
+  if (const auto taken = take_of(from, from.first, pages_max)) return taken;
   const auto taken = take(from, {from.next, kTop}, pages_max);
   if (taken) from.next = taken->end;
   return taken;

@@ -19,6 +19,9 @@ class MissingPages {
  public:
   void add(std::uint32_t space, const PageBitmap& pages);
 
+  // Of those that were added: the background stream takes them before the rest.
+  void put_first(std::uint32_t space, const PageBitmap& pages);
+
   // Whether the page was ever named as missing: nothing else may be asked for.
   bool names(std::uint32_t space, Address page) const;
   // From `page` on, what follows it without a gap and was not sent: its neighbourhood, which a
@@ -35,9 +38,12 @@ class MissingPages {
     PageBitmap left;
     Address next = 0;
     std::deque<PageRange> detours;  // behind faults
+    std::deque<PageRange> first;
   };
   static std::optional<PageRange> take(Space& space, const PageRange& range,
                                        std::uint64_t pages_max);
+  static std::optional<PageRange> take_of(Space& space, std::deque<PageRange>& ranges,
+                                          std::uint64_t pages_max);
 
   mutable std::mutex mutex_;
   std::map<std::uint32_t, Space> spaces_;  // guarded by mutex_

@@ -74,5 +74,17 @@ TEST_F(MissingPagesTest, OnlyWhatWasNamedMayBeAskedFor) {
   EXPECT_TRUE(missing_.names(1, pages(10, 1).start));
 }
 
+TEST(MissingPagesTest, SomeGoFirst) {
+  MissingPages missing;
+  PageBitmap all;
+  all.set({0x100000, 0x200000});
+  missing.add(0, all);
+  PageBitmap first;
+  first.set({0x180000, 0x182000});
+  missing.put_first(0, first);
+  EXPECT_EQ(missing.take_next(0, 64), (PageRange{0x180000, 0x182000}));
+  EXPECT_EQ(missing.take_next(0, 64), (PageRange{0x100000, 0x140000}));
+}
+
 }  // namespace
 }  // namespace godwit

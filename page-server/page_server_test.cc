@@ -342,8 +342,8 @@ TEST_F(PageServerTest, HoldsNoOtherDescriptors) {
                          std::filesystem::directory_iterator());
   };
   set_areas(1, {});
-  send_round(1, 1, false);                 // until the descriptors have been taken
-  EXPECT_EQ(count(source_.pid()), 4 + 3);  // socket, memory, pagemap
+  send_round(1, 1, false);                      // until the descriptors have been taken
+  EXPECT_EQ(count(source_.pid()), 4 + 3);       // socket, memory, pagemap
   EXPECT_EQ(count(destination_.pid()), 4 + 3);  // socket, memory, userfaultfd
 }
 

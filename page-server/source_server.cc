@@ -44,7 +44,8 @@ struct Space {
   std::unique_ptr<DirtyTracker> tracker;
   std::uint64_t generation = 0;
   std::vector<TrackedArea> areas;
-  PageBitmap sent;  // what the destination holds
+  PageBitmap sent;    // what the destination holds
+  PageBitmap unsent;  // what rounds that only scan have found
 };
 
 // Sends a frame where it was filled.
@@ -308,13 +309,19 @@ void SourceServer::send_round(const proto::SendRound& order) {
   ScanFindings findings = scan(space, order);
   const std::int64_t scan_ns = monotonic_ns() - start_ns;
   if (!order.final()) report_scan(order, findings, scan_ns);
+  if (order.scan_only()) {
+    findings.data.for_each_run([&](const PageRange& run) { space.unsent.set(run); });
+    report_sent(order.round(), {}, 0, start_ns);
+    return;
+  }
   std::uint64_t missing_pages = 0;
   std::uint64_t named_bytes = 0;
   if (order.lazy()) {
-    const PageBitmap missing = leave_for_later(order, space.areas, findings.data);
-    missing_pages = missing.count();
-    missing_.add(order.space(), missing);
-    named_bytes = name_missing(order, missing, sink());
+    const LeftPages left = leave_for_later(order, space.areas, space.unsent, findings.data);
+    missing_pages = left.missing.count();
+    missing_.add(order.space(), left.missing);
+    missing_.put_first(order.space(), left.written);
+    named_bytes = name_missing(order, left.missing, sink());
   }
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());

@@ -5,6 +5,7 @@
 // everything that can be done after is in complete().
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "arch/arch.h"
@@ -146,6 +147,16 @@ void run_last_round(Migration& migration) {
   migration.capture->follow_threads(*migration.task, 0);
 }
 
+// Pages that were written last and fit into the wanted downtime beside the rest of it: each of them
+// would be a fault, one after another.
+std::uint64_t eager_pages_max(const Migration& migration) {
+  constexpr std::int64_t kFixedCostNs = 6'000'000;
+  constexpr std::int64_t kPageNs = 10'000;
+  constexpr std::int64_t kPagesMax = 2048;
+  const std::int64_t time_ns = migration.options.max_downtime_ns - kFixedCostNs;
+  return static_cast<std::uint64_t>(std::clamp<std::int64_t>(time_ns / kPageNs, 0, kPagesMax));
+}
+
 void order_last_pages(Migration& migration) {
   proto::PageOrder order =
       next_round(migration, shared_object_data(migration.options.pid, migration.memory->layout()));
@@ -153,6 +164,7 @@ void order_last_pages(Migration& migration) {
   round.set_final(true);
   if (migration.lazy) {
     round.set_lazy(true);
+    round.set_eager_written_pages(eager_pages_max(migration));
     for (const PageRange& range : migration.eager) {
       proto::PageSpan& span = *round.add_eager();
       span.set_start(range.start);
