@@ -74,7 +74,7 @@ TEST_F(MissingPagesTest, OnlyWhatWasNamedMayBeAskedFor) {
   EXPECT_TRUE(missing_.names(1, pages(10, 1).start));
 }
 
-TEST(MissingPagesTest, SomeGoFirst) {
+TEST(MissingPagesOrder, SomeGoFirst) {
   MissingPages missing;
   PageBitmap all;
   all.set({0x100000, 0x200000});

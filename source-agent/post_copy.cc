@@ -1,5 +1,9 @@
 // Post-copy: the process runs at the destination, and what it misses is here. Its copy stands still
 // until the last page is there.
+#include <unistd.h>
+
+#include <algorithm>
+
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "source-agent/migration.h"
@@ -9,6 +13,9 @@ namespace godwit {
 namespace {
 
 constexpr int kTurnMs = 20;
+// Connections that break at once although they can be made: it is not the network then.
+constexpr int kFruitlessMax = 20;
+constexpr useconds_t kPauseUs = 100'000;
 
 void order_missing_pages(Migration& migration) {
   proto::PageOrder order;
@@ -92,6 +99,8 @@ void serve_pages(Migration& migration) {
            migration.report.pid_destination, report.pages);
   PostCopyNews news(migration);
   bool connected = false;
+  int fruitless = 0;
+  std::uint64_t missing = report.pages;
   for (;;) {
     try {
       if (!connected && report.reconnects == 0 && migration.control) order_missing_pages(migration);
@@ -102,6 +111,10 @@ void serve_pages(Migration& migration) {
       log_warning("migration={} pages of pid {} are missing at {}, connecting again: {}",
                   migration.id, migration.report.pid_destination, migration.options.to.text(),
                   error.what());
+      fruitless = report.missing_pages < missing ? 0 : fruitless + 1;
+      missing = report.missing_pages;
+      if (fruitless > kFruitlessMax) throw;
+      if (fruitless > 1) ::usleep(kPauseUs);
       if (!resume(migration, news)) break;
     }
   }

@@ -1,6 +1,7 @@
 // `migrate recover`: what agents that were killed left on this host.
 #include <signal.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <fcntl.h>
 
@@ -106,7 +107,10 @@ bool serve_rest(const JournalRecord& record, std::int64_t timeout_ns,
       while (!take_missing_pages(service, sink)) wait_for_news(service, kTurnMs);
       break;
     } catch (const Error& error) {
-      if (monotonic_ns() < deadline_ns) continue;
+      if (monotonic_ns() < deadline_ns) {
+        ::usleep(kTurnMs * 1000);
+        continue;
+      }
       progress(fmt::format("{}: pid {} stays frozen, pages of it are missing at {}: {}",
                            record.migration_id, record.process.pid, record.peer, error.what()));
       return false;
