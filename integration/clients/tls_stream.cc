@@ -188,11 +188,14 @@ int transmit(const Options& options, SSL_CTX* context) {
   const uint64_t bytes_each = (static_cast<uint64_t>(options.number("mib", 1024)) << 20) / streams;
   std::string block;
   Pattern(1).fill(block, kWriteBytes);
-  std::vector<std::unique_ptr<Stream>> open;
+  // All of them before the first handshake: the receiver accepts all of them before it.
+  std::vector<int> sockets;
   for (size_t i = 0; i < streams; ++i) {
-    const int fd = connect_to(options.text("connect", ""), options.text("port", "7100"));
-    open.push_back(nullptr);
-    open.back() = std::make_unique<Stream>(context, fd, false, buffer_bytes);
+    sockets.push_back(connect_to(options.text("connect", ""), options.text("port", "7100")));
+  }
+  std::vector<std::unique_ptr<Stream>> open;
+  for (const int fd : sockets) {
+    open.push_back(std::make_unique<Stream>(context, fd, false, buffer_bytes));
   }
   const int64_t start_ns = monotonic_ns();
   on_threads(streams, [&](size_t i) { send_all_of(*open[i], bytes_each, block); });

@@ -33,7 +33,8 @@ def connections_to_agent(pid: int) -> int:
 def move(workload: Workload, to: Host) -> tuple:
     """(run of migrate, number of page streams that it used, MiB of the agents)."""
     source = workload.host
-    run = source.migrate(workload.pid, to, watch_memory=True, timeout_s=600,
+    # Without the connection for page faults, which no page of a round goes over.
+    run = source.migrate(workload.pid, to, "--mode", "pre", watch_memory=True, timeout_s=600,
                          observe=connections_to_agent)
     if run.code != 0:
         raise RuntimeError(f"{failure_of(run)}\n{to.agent.log_tail()}")
