@@ -7,12 +7,11 @@
 namespace godwit {
 
 LeftPages leave_for_later(const proto::SendRound& order, std::span<const TrackedArea> areas,
-                          const PageBitmap& unsent, PageBitmap& data) {
+                          PageBitmap& data) {
   LeftPages left;
   std::uint64_t at_once = order.eager_written_pages();
   for (const TrackedArea& area : areas) {
     if (area.kind != AreaKind::kAnonymous) continue;
-    unsent.for_each_run(area.range, [&](const PageRange& run) { left.missing.set(run); });
     data.for_each_run(area.range, [&](PageRange run) {
       left.missing.set(run);
       const PageRange now{run.start, run.start + std::min(at_once, run.pages()) * kPageSize};
@@ -27,7 +26,6 @@ LeftPages leave_for_later(const proto::SendRound& order, std::span<const Tracked
     left.missing.clear(*range);
     left.written.clear(*range);
   }
-  unsent.for_each_run([&](const PageRange& run) { data.set(run); });
   left.missing.for_each_run([&](const PageRange& run) { data.clear(run); });
   return left;
 }

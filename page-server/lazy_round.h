@@ -15,13 +15,12 @@ struct LeftPages {
   PageBitmap written;  // those of them that were written last: likely to be touched first
 };
 
-// Adds to `data`, which was written since the last round, what earlier ones did not send, and takes
-// out what can be asked for later: private anonymous pages, except those that the order wants at
-// once. Pages of files and of shared memory travel now: userfaultfd(2) does not
-// serve the former, and of the latter it does not tell what only one mapping lets go of
-// (MADV_DONTNEED) from what is removed (MADV_REMOVE).
+// Takes out of `data`, which was written since the last round, what can be asked for later: private
+// anonymous pages, except those that the order wants at once. Pages of files and of shared memory
+// travel now: userfaultfd(2) does not serve the former, and of the latter it does not tell what
+// only one mapping lets go of (MADV_DONTNEED) from what is removed (MADV_REMOVE).
 LeftPages leave_for_later(const proto::SendRound& order, std::span<const TrackedArea> areas,
-                          const PageBitmap& unsent, PageBitmap& data);
+                          PageBitmap& data);
 
 // Sends frames that name these pages as missing; their bytes on the wire.
 std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,

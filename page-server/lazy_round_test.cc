@@ -50,7 +50,7 @@ TEST(LazyRoundTest, AnonymousPagesMayWait) {
   const std::vector<TrackedArea> areas{{pages(0, 10), AreaKind::kAnonymous},
                                        {pages(10, 4), AreaKind::kSharedAnonymous},
                                        {pages(20, 4), AreaKind::kPrivateFile}};
-  const LeftPages later = leave_for_later({}, areas, {}, data);
+  const LeftPages later = leave_for_later({}, areas, data);
   EXPECT_EQ(runs_of(later.missing), std::vector{pages(0, 8)});
   EXPECT_EQ(runs_of(later.written), std::vector{pages(0, 8)});
   EXPECT_EQ(runs_of(data), (std::vector{pages(10, 4), pages(20, 4)}));
@@ -61,23 +61,22 @@ TEST(LazyRoundTest, WhatIsWantedAtOnceTravels) {
   proto::SendRound order;
   add_eager(order, pages(2, 1).start, pages(3, 1).start);
   add_eager(order, pages(6, 1).start, pages(12, 1).start);
-  const LeftPages later = leave_for_later(
-      order, std::vector<TrackedArea>{{pages(0, 8), AreaKind::kAnonymous}}, {}, data);
+  const LeftPages later =
+      leave_for_later(order, std::vector<TrackedArea>{{pages(0, 8), AreaKind::kAnonymous}}, data);
   EXPECT_EQ(runs_of(later.missing), (std::vector{pages(0, 2), pages(3, 3)}));
   EXPECT_EQ(runs_of(data), (std::vector{pages(2, 1), pages(6, 2)}));
 }
 
 TEST(LazyRoundTest, WhatWasWrittenLastGoesFirst) {
   PageBitmap data = bitmap_of({pages(10, 4), pages(30, 2)});
-  const PageBitmap unsent = bitmap_of({pages(0, 20), pages(40, 4)});
   const std::vector<TrackedArea> areas{{pages(0, 36), AreaKind::kAnonymous},
                                        {pages(36, 10), AreaKind::kSharedAnonymous}};
   proto::SendRound order;
   order.set_eager_written_pages(3);
-  const LeftPages left = leave_for_later(order, areas, unsent, data);
-  EXPECT_EQ(runs_of(data), (std::vector{pages(10, 3), pages(40, 4)}));
+  const LeftPages left = leave_for_later(order, areas, data);
+  EXPECT_EQ(runs_of(data), std::vector{pages(10, 3)});
   EXPECT_EQ(runs_of(left.written), (std::vector{pages(13, 1), pages(30, 2)}));
-  EXPECT_EQ(runs_of(left.missing), (std::vector{pages(0, 10), pages(13, 7), pages(30, 2)}));
+  EXPECT_EQ(runs_of(left.missing), (std::vector{pages(13, 1), pages(30, 2)}));
 }
 
 TEST(LazyRoundTest, ARangeThatIsNotPagesIsRefused) {
@@ -85,7 +84,7 @@ TEST(LazyRoundTest, ARangeThatIsNotPagesIsRefused) {
   proto::SendRound order;
   add_eager(order, kBase + 1, kBase + kPageSize);
   try {
-    leave_for_later(order, {}, {}, data);
+    leave_for_later(order, {}, data);
     FAIL() << "taken";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), ::testing::HasSubstr("550000000001"));

@@ -44,8 +44,7 @@ struct Space {
   std::unique_ptr<DirtyTracker> tracker;
   std::uint64_t generation = 0;
   std::vector<TrackedArea> areas;
-  PageBitmap sent;    // what the destination holds
-  PageBitmap unsent;  // what rounds that only scan have found
+  PageBitmap sent;  // what the destination holds
 };
 
 // Sends a frame where it was filled.
@@ -309,15 +308,10 @@ void SourceServer::send_round(const proto::SendRound& order) {
   ScanFindings findings = scan(space, order);
   const std::int64_t scan_ns = monotonic_ns() - start_ns;
   if (!order.final()) report_scan(order, findings, scan_ns);
-  if (order.scan_only()) {
-    findings.data.for_each_run([&](const PageRange& run) { space.unsent.set(run); });
-    report_sent(order.round(), {}, 0, start_ns);
-    return;
-  }
   std::uint64_t missing_pages = 0;
   std::uint64_t named_bytes = 0;
   if (order.lazy()) {
-    const LeftPages left = leave_for_later(order, space.areas, space.unsent, findings.data);
+    const LeftPages left = leave_for_later(order, space.areas, findings.data);
     missing_pages = left.missing.count();
     missing_.add(order.space(), left.missing);
     missing_.put_first(order.space(), left.written);

@@ -164,7 +164,8 @@ void order_last_pages(Migration& migration) {
   round.set_final(true);
   if (migration.lazy) {
     round.set_lazy(true);
-    round.set_eager_written_pages(eager_pages_max(migration));
+    // Without a round before nothing is known of writes.
+    if (migration.round > 1) round.set_eager_written_pages(eager_pages_max(migration));
     for (const PageRange& range : migration.eager) {
       proto::PageSpan& span = *round.add_eager();
       span.set_start(range.start);

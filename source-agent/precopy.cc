@@ -43,24 +43,6 @@ void scan_stopped(Migration& migration, std::int64_t deadline_ns) {
   migration.task->resume();
 }
 
-// What is written until the switch will be touched right after it: those pages go first. Nothing is
-// sent for that. Soft-dirty bits could only be collected with the process stopped.
-void watch_writes(Migration& migration) {
-  if (migration.memory->kind() != TrackerKind::kWriteProtect) return;
-  proto::PageOrder order =
-      next_round(migration, shared_object_data(migration.options.pid, migration.memory->layout()));
-  order.mutable_send_round()->set_scan_only(true);
-  migration.pages->link().send(order);
-  const std::int64_t deadline_ns = monotonic_ns() + kRoundTimeoutNs;
-  while (migration.sent.round() < migration.round) {
-    take_event(migration, deadline_ns);
-    throw_if_cancelled();
-  }
-  migration.memory->mark_scanned();
-  track_what_escaped(migration);
-  publish_areas(migration);
-}
-
 }  // namespace
 
 RoundReport run_round(Migration& migration) {
@@ -95,7 +77,6 @@ RoundReport run_round(Migration& migration) {
 void precopy(Migration& migration) {
   if (migration.options.mode == "post") {
     migration.lazy = true;
-    watch_writes(migration);
     log_info("switching with all pages missing: --mode post");
     enter_next(migration, Event::kConverged);
     return;
