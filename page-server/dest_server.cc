@@ -25,6 +25,19 @@
 namespace godwit {
 namespace {
 
+struct NamedPages {
+  std::uint32_t round = 0;
+  PageBitmap pages;
+};
+
+// The switch may take two rounds, when the layout has changed: the second one looks at everything
+// again, so that what only the first one named is not missing.
+PageBitmap& named_in(std::uint32_t round, NamedPages& named) {
+  if (named.round != round) named.pages.clear();
+  named.round = round;
+  return named.pages;
+}
+
 struct Received {
   std::uint64_t pages = 0;
   std::uint64_t zero_pages = 0;
@@ -63,16 +76,16 @@ class DestServer {
   std::condition_variable changed_;
   std::map<std::uint32_t, PagePlacer> spaces_;   // guarded by mutex_
   std::map<std::uint32_t, Received> received_;   // of the round that runs; the placer's
-  std::map<std::uint32_t, PageBitmap> missing_;  // of a lazy round; guarded by mutex_
+  std::map<std::uint32_t, NamedPages> missing_;  // of a lazy round; guarded by mutex_
   std::vector<LazyMemory::Held> held_;           // until they are resumed
   FaultService faults_;
   bool started_ = false;
 };
 
 // What the process must not find, since it was written after it had been sent.
-void add_missing(const PageBitmap& missing, PagePlacer& placer, proto::RoundReceived& round) {
+void add_missing(const PageBitmap& missing, const PagePlacer& placer, proto::RoundReceived& round) {
   round.set_missing_pages(missing.count());
-  for (const PageRange& range : placer.take_out(missing)) {
+  for (const PageRange& range : placer.placed_of(missing)) {
     proto::PageSpan& span = *round.add_stale();
     span.set_start(range.start);
     span.set_end(range.end);
@@ -187,7 +200,7 @@ void DestServer::serve_space(PageServiceLink::Order& order) {
   PageBitmap missing;
   {
     const std::lock_guard lock(mutex_);
-    missing = std::move(missing_[space]);
+    missing = std::move(missing_[space].pages);
   }
   faults_.serve(space, take_fd(order, 0, "userfaultfd"), std::move(missing),
                 MissingLedger(take_fd(order, 1, "ledger")));
@@ -268,14 +281,15 @@ void DestServer::report_round(const PageFrame& frame) {
   {
     const std::lock_guard lock(mutex_);
     if (const auto missing = missing_.find(frame.space()); missing != missing_.end()) {
-      add_missing(missing->second, spaces_.at(frame.space()), round);
+      add_missing(named_in(frame.round(), missing->second), spaces_.at(frame.space()), round);
     }
   }
   link_.send(report);
 }
 
 void DestServer::note_missing(const PageFrame& frame) {
-  frame.for_each_run([&](const PageFrame::Run& run) { missing_[frame.space()].set(run.range); });
+  PageBitmap& missing = named_in(frame.round(), missing_[frame.space()]);
+  frame.for_each_run([&](const PageFrame::Run& run) { missing.set(run.range); });
 }
 
 void DestServer::place_frames() try {

@@ -13,9 +13,9 @@ constexpr Address kTop = std::numeric_limits<Address>::max() / kPageSize * kPage
 
 }  // namespace
 
-void MissingPages::add(std::uint32_t space, const PageBitmap& pages) {
+void MissingPages::set(std::uint32_t space, const PageBitmap& pages) {
   const std::lock_guard lock(mutex_);
-  Space& added = spaces_[space];
+  Space& added = spaces_[space] = Space{};
   pages.for_each_run([&](const PageRange& run) {
     added.named.set(run);
     added.left.set(run);

@@ -17,9 +17,10 @@ namespace godwit {
 
 class MissingPages {
  public:
-  void add(std::uint32_t space, const PageBitmap& pages);
+  // All that is missing of the space, in place of what was set before.
+  void set(std::uint32_t space, const PageBitmap& pages);
 
-  // Of those that were added: the background stream takes them before the rest.
+  // Of those that were set: the background stream takes them before the rest.
   void put_first(std::uint32_t space, const PageBitmap& pages);
 
   // Whether the page was ever named as missing: nothing else may be asked for.

@@ -18,7 +18,7 @@ class MissingPagesTest : public ::testing::Test {
   void add(std::uint32_t space, const std::vector<PageRange>& ranges) {
     PageBitmap bitmap;
     for (const PageRange& range : ranges) bitmap.set(range);
-    missing_.add(space, bitmap);
+    missing_.set(space, bitmap);
   }
   MissingPages missing_;
 };
@@ -78,7 +78,7 @@ TEST(MissingPagesOrder, SomeGoFirst) {
   MissingPages missing;
   PageBitmap all;
   all.set({0x100000, 0x200000});
-  missing.add(0, all);
+  missing.set(0, all);
   PageBitmap first;
   first.set({0x180000, 0x182000});
   missing.put_first(0, first);

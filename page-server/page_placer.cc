@@ -44,12 +44,11 @@ void PagePlacer::place(const PageFrame& frame) {
   frame.for_each_run([&](const PageFrame::Run& run) { place_run(run, frame.generation()); });
 }
 
-std::vector<PageRange> PagePlacer::take_out(const PageBitmap& pages) {
+std::vector<PageRange> PagePlacer::placed_of(const PageBitmap& pages) const {
   std::vector<PageRange> placed;
   pages.for_each_run([&](const PageRange& run) {
     filled_.for_each_run(run, [&](const PageRange& there) { placed.push_back(there); });
   });
-  for (const PageRange& range : placed) filled_.clear(range);
   return placed;
 }
 

@@ -32,8 +32,8 @@ class PagePlacer {
   // for a run outside of all areas.
   void place(const PageFrame& frame);
 
-  // What of `pages` was placed: it is to be dropped, and counts as missing from now on.
-  std::vector<PageRange> take_out(const PageBitmap& pages);
+  // What of `pages` was placed.
+  std::vector<PageRange> placed_of(const PageBitmap& pages) const;
 
  private:
   void place_run(const PageFrame::Run& run, std::uint64_t generation);

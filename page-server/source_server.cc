@@ -313,7 +313,7 @@ void SourceServer::send_round(const proto::SendRound& order) {
   if (order.lazy()) {
     const LeftPages left = leave_for_later(order, space.areas, findings.data);
     missing_pages = left.missing.count();
-    missing_.add(order.space(), left.missing);
+    missing_.set(order.space(), left.missing);
     missing_.put_first(order.space(), left.written);
     named_bytes = name_missing(order, left.missing, sink());
   }
@@ -365,7 +365,7 @@ void SourceServer::start_faults(PageServiceLink::Order& order) {
 void SourceServer::leave_missing(const proto::LeaveMissing& order) {
   PageBitmap missing;
   for (const proto::PageSpan& span : order.spans()) missing.set(range_of(span));
-  missing_.add(order.space(), missing);
+  missing_.set(order.space(), missing);
 }
 
 // The task stands still for good, so that nothing is scanned again and nothing goes wrong with it.
