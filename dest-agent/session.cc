@@ -95,10 +95,11 @@ class Events {
   int page_connections_;
 };
 
-void take_page_connection(Incoming& incoming, int page_connections) {
+// False: the daemon is gone, and no other will come.
+bool take_page_connection(Incoming& incoming, int page_connections) {
   char kind = 0;
   UniqueFd connection = receive_fd(page_connections, &kind);
-  if (!connection.valid()) return;
+  if (!connection.valid()) return false;
   if (kind == static_cast<char>(ConnectionKind::kResume)) {
     // It has lost this connection, which only looks alive from here; it comes again.
     throw Error("the source resumes on another connection", ECONNRESET);
@@ -108,14 +109,20 @@ void take_page_connection(Incoming& incoming, int page_connections) {
   } else {
     incoming.start_pages(std::move(connection));
   }
+  return true;
 }
 
-// The page connection was made before the description was sent, but comes by way of the daemon.
+// The page connection was made before the description was sent, but comes by way of the daemon, and
+// that for page faults may be faster.
 void await_pages(Incoming& incoming, int page_connections) {
-  constexpr int kPagesTimeoutMs = 5000;
-  pollfd wait{page_connections, POLLIN, 0};
-  if (incoming.page_link_fd() >= 0 || ::poll(&wait, 1, kPagesTimeoutMs) != 1) return;
-  take_page_connection(incoming, page_connections);
+  constexpr std::int64_t kPagesTimeoutNs = 5'000'000'000;
+  const std::int64_t deadline_ns = monotonic_ns() + kPagesTimeoutNs;
+  while (incoming.page_link_fd() < 0) {
+    pollfd wait{page_connections, POLLIN, 0};
+    const std::int64_t left_ns = deadline_ns - monotonic_ns();
+    if (left_ns <= 0 || ::poll(&wait, 1, static_cast<int>(left_ns / 1'000'000)) != 1) return;
+    if (!take_page_connection(incoming, page_connections)) return;
+  }
 }
 
 // Answers one message; false when the conversation is over.

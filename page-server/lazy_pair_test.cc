@@ -140,6 +140,31 @@ TEST_F(LazyPairTest, PagesThatWereWrittenAgainAreStale) {
   expect_equal({memory});
 }
 
+// When the layout has changed by the freeze, the switch takes two rounds, and the last one counts.
+TEST_F(LazyPairTest, ASecondLastRoundNamesEverythingAgain) {
+  const PageRange memory = pages(0, 256);
+  map_both(memory);
+  have_.fill(memory, 2);
+  start();
+  start_faults();
+  set_areas(1, {{memory}});
+  send_round(1, 1, false);
+  have_.fill(pages(10, 3), 3);
+  set_areas(2, {{memory, proto::PageArea::ANONYMOUS, false}});
+  EXPECT_EQ(switch_lazily(2, 2).received.stale_size(), 1);
+  set_areas(3, {{memory, proto::PageArea::ANONYMOUS, false}});
+  have_.fill(pages(200, 1), 4);
+  const Round round = switch_lazily(3, 3);
+  EXPECT_EQ(round.received.missing_pages(), 4u);
+  ASSERT_EQ(round.received.stale_size(), 2);
+  EXPECT_EQ(round.received.stale(0).start(), pages(10, 1).start);
+  EXPECT_EQ(round.received.stale(1).start(), pages(200, 1).start);
+  serve({memory}, round.received);
+  send_missing();
+  finish();
+  expect_equal({memory});
+}
+
 TEST_F(LazyPairTest, FaultsAllTheTimeWhileTheRestFollows) {
   const PageRange memory = pages(0, 16384);
   map_both(memory);

@@ -114,6 +114,7 @@ void complete(Migration& migration) {
     migration.progress.enter(migration.machine.state());
     serve_pages(migration);
   }
+  migration.pages_complete = true;
   attempt("the copy here", [&] { end_source_copy(migration); });
   attempt("stragglers", [&] { migration.network->forward_stragglers(*migration.control); });
   attempt("saying so", [&] { say_finish(migration); });

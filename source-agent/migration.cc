@@ -94,7 +94,8 @@ void answer_clock_probe(Migration& migration, const proto::ClockProbe& probe) {
 }
 
 std::optional<proto::Envelope> take_event(Migration& migration, std::int64_t deadline_ns) {
-  const int page_link = migration.pages ? migration.pages->link().fd() : -1;
+  const bool awaits_pages = migration.pages && !migration.pages_complete;
+  const int page_link = awaits_pages ? migration.pages->link().fd() : -1;
   const bool may_cancel = !is_past_commit(migration.machine.state());
   for (;;) {
     if (migration.control->pending()) {

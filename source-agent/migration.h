@@ -51,6 +51,7 @@ struct Migration {
   std::optional<Channel> control;
   std::string page_token;
   std::optional<PageServerProcess> pages;
+  bool pages_complete = false;  // the destination hangs up: what becomes of `pages` is all the same
   TrackerKind tracker = TrackerKind::kWriteProtect;
   std::optional<ProcessCapture> capture;
   std::optional<RemoteTask> task;

@@ -26,7 +26,7 @@ CLIENTS = {
 class WorkloadsTest(MoveCase):
     """One test for each program in integration/workloads."""
 
-    MODE = "pre"
+    MODE = "hybrid"
     MOVES = 6
 
     def move(self, workload, *extra):
