@@ -52,14 +52,7 @@ Player::Player(const Image& image, const std::string& migration_id, const std::s
 
 template <typename Body>
 void Player::say(Body body) {
-  proto::Envelope envelope;
-  const auto* fields = proto::Envelope::descriptor();
-  for (int i = 0; i < fields->field_count(); ++i) {
-    if (fields->field(i)->message_type() != Body::descriptor()) continue;
-    static_cast<Body&>(*envelope.GetReflection()->MutableMessage(&envelope, fields->field(i)))
-        .Swap(&body);
-  }
-  messages_.push_back(std::move(envelope));
+  messages_.push_back(Channel::envelope_of(std::move(body)));
 }
 
 void Player::send(const proto::Envelope& envelope, std::int64_t) {

@@ -32,14 +32,7 @@ Recorder::Recorder(ImageTarget& target, proto::ImageManifest manifest)
 
 template <typename Body>
 void Recorder::answer(Body body) {
-  proto::Envelope envelope;
-  const auto* fields = proto::Envelope::descriptor();
-  for (int i = 0; i < fields->field_count(); ++i) {
-    if (fields->field(i)->message_type() != Body::descriptor()) continue;
-    static_cast<Body&>(*envelope.GetReflection()->MutableMessage(&envelope, fields->field(i)))
-        .Swap(&body);
-  }
-  answers_.push_back(std::move(envelope));
+  answers_.push_back(Channel::envelope_of(std::move(body)));
 }
 
 void Recorder::send(const proto::Envelope& envelope, std::int64_t) {

@@ -42,9 +42,13 @@ class Channel {
   // An envelope with this body: channel.send_body(proto::Commit{}).
   template <typename Body>
   void send_body(Body body, std::int64_t deadline_ns = kNoDeadline) {
+    send(envelope_of(std::move(body)), deadline_ns);
+  }
+  template <typename Body>
+  static proto::Envelope envelope_of(Body body) {
     proto::Envelope envelope;
     static_cast<Body&>(body_of(envelope, *Body::descriptor())).Swap(&body);
-    send(envelope, deadline_ns);
+    return envelope;
   }
 
   // The next message, whatever it is (Abort too). The end of the stream is an Error (ECONNRESET).

@@ -237,11 +237,16 @@ def show(result: dict) -> None:
             continue
         if title:
             print(f"\n{title}: {part['command']}")
-        print_summary(part["summary"])
-        for name in (*ERRORS, "tcp_timeouts", "failed_moves"):
-            print(f"{name:<28}{part[name]:>10}")
-        if part["blackout_phases_ms"]:
-            print_phases(part["blackout_phases_ms"], part["summary"]["blackout_ms"]["median"])
+        show_part(part)
+
+
+def show_part(part: dict) -> None:
+    """The summary, what went wrong, and the phases."""
+    print_summary(part["summary"])
+    for name in (*ERRORS, "tcp_timeouts", "failed_moves"):
+        print(f"{name:<28}{part[name]:>10}")
+    if part["blackout_phases_ms"]:
+        print_phases(part["blackout_phases_ms"], part["summary"]["blackout_ms"]["median"])
 
 
 def is_bad(result: dict) -> bool:

@@ -2,9 +2,9 @@
 
 import time
 
-from .bench_pause import ERRORS, WARM_UP_S, Load
+from .bench_pause import ERRORS, WARM_UP_S, Load, is_bad, show_part as show  # noqa: F401
 from .bench_stage import Stage, failure_of, prepare_memory
-from .figures import median_phases, print_phases, print_summary, summary_of
+from .figures import median_phases, summary_of
 from .host import Run
 from .redis import Redis
 
@@ -138,17 +138,3 @@ def measure(options) -> dict:
             "runs": runs, "summary": summary_of(good, FIGURES),
             "blackout_phases_ms": median_phases(good), "failed_moves": len(runs) - len(good),
             **{name: sum(run[name] for run in runs) for name in (*ERRORS, "tcp_timeouts")}}
-
-
-def show(result: dict) -> None:
-    """The tables."""
-    print_summary(result["summary"])
-    for name in (*ERRORS, "tcp_timeouts", "failed_moves"):
-        print(f"{name:<28}{result[name]:>10}")
-    if result["blackout_phases_ms"]:
-        print_phases(result["blackout_phases_ms"], result["summary"]["blackout_ms"]["median"])
-
-
-def is_bad(result: dict) -> bool:
-    """Whether a move failed, or a client got a wrong answer or lost its connection."""
-    return any(result[name] for name in (*ERRORS, "failed_moves"))

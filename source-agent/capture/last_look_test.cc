@@ -39,21 +39,31 @@ std::string story_of(Body body) {
   return {};
 }
 
+struct Listener {
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+
+  // Of a child: ends it when something fails.
+  Listener() {
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t bytes = sizeof address;
+    if (bind(fd, name(), bytes) != 0 || listen(fd, 3) != 0) _exit(1);
+    if (getsockname(fd, name(), &bytes) != 0) _exit(1);
+  }
+  sockaddr* name() { return reinterpret_cast<sockaddr*>(&address); }
+};
+
 // Descriptors from 3 on: a listener, the connection's two ends.
 void connect_to_itself() {
   close(kTestPidfd);
-  const int listener = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t bytes = sizeof address;
-  auto* name = reinterpret_cast<sockaddr*>(&address);
-  if (bind(listener, name, bytes) != 0 || listen(listener, 3) != 0) _exit(1);
-  if (getsockname(listener, name, &bytes) != 0) _exit(1);
+  Listener there;
   const int client = socket(AF_INET, SOCK_STREAM, 0);
   const int on = 1;
   if (setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) != 0) _exit(1);
-  if (connect(client, name, bytes) != 0 || accept(listener, nullptr, nullptr) < 0) _exit(1);
+  if (connect(client, there.name(), sizeof there.address) != 0 ||
+      accept(there.fd, nullptr, nullptr) < 0)
+    _exit(1);
 }
 
 TEST(LastLook, SocketsTakenFromBeforeAreDescribedAsTheyAre) {
@@ -142,18 +152,11 @@ constexpr int kPairs = 60;
 // Descriptors from 3 on: a listener, then both ends of each connection, client and server.
 void connect_often_to_itself() {
   close(kTestPidfd);
-  const int listener = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t bytes = sizeof address;
-  auto* name = reinterpret_cast<sockaddr*>(&address);
-  if (bind(listener, name, bytes) != 0 || listen(listener, 3) != 0) _exit(1);
-  if (getsockname(listener, name, &bytes) != 0) _exit(1);
+  Listener there;
   for (int pair = 0; pair < kPairs; ++pair) {
     const int client = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(client, name, bytes) != 0) _exit(1);
-    if (accept(listener, nullptr, nullptr) < 0) _exit(1);
+    if (connect(client, there.name(), sizeof there.address) != 0) _exit(1);
+    if (accept(there.fd, nullptr, nullptr) < 0) _exit(1);
   }
 }
 
