@@ -83,6 +83,12 @@ void join_streams(std::map<std::uint32_t, proto::TcpSocket>& streams, proto::FdT
   }
 }
 
+std::vector<PageRange> stale_of(const proto::RoundReceived& round) {
+  std::vector<PageRange> stale;
+  for (const proto::PageSpan& span : round.stale()) stale.push_back({span.start(), span.end()});
+  return stale;
+}
+
 }  // namespace
 
 Incoming::Incoming(const DestOptions& options, const KeyFolder& keys, Channel& control,
@@ -258,6 +264,9 @@ void Incoming::on_page_report() {
 void Incoming::handle_page_report(const proto::PageReport& report) {
   if (!report.has_round_received()) return;
   round_received_ = report.round_received().round();
+  if (report.round_received().stale_size() > 0) {
+    skeleton_->mappings().drop(stale_of(report.round_received()));
+  }
   proto::RoundPlaced placed;
   placed.set_round(round_received_);
   placed.set_bytes(report.round_received().bytes());
@@ -280,11 +289,8 @@ void Incoming::await_round(std::uint32_t round) {
 // From here on whoever touches a page that is not here waits for it, what is done to the skeleton
 // included.
 void Incoming::begin_lazily() {
-  std::vector<PageRange> stale;
-  for (const proto::PageSpan& span : last_round_.stale())
-    stale.push_back({span.start(), span.end()});
   MappingsRestorer& mappings = skeleton_->mappings();
-  mappings.begin_lazily(stale);
+  mappings.begin_lazily(stale_of(last_round_));
   post_copy_.begin(pages_->link(), mappings.take_lazy_userfaultfd());
   mark_phase("dest_lazy");
 }

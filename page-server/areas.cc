@@ -52,6 +52,15 @@ void forget_lost_pages(std::span<const TrackedArea> areas, PageBitmap& pages) {
   pages.clear(PageRange{at, std::numeric_limits<Address>::max() / kPageSize * kPageSize});
 }
 
+PageBitmap in_anonymous_areas(const PageBitmap& pages, std::span<const TrackedArea> areas) {
+  PageBitmap found;
+  for (const TrackedArea& area : areas) {
+    if (area.kind != AreaKind::kAnonymous) continue;
+    pages.for_each_run(area.range, [&](const PageRange& run) { found.set(run); });
+  }
+  return found;
+}
+
 const TrackedArea* find_area(std::span<const TrackedArea> areas, Address address) {
   const auto found = std::partition_point(areas.begin(), areas.end(), [&](const TrackedArea& area) {
     return area.range.end <= address;

@@ -17,6 +17,9 @@ std::vector<TrackedArea> areas_of(const proto::SetAreas& order);
 // Forgets pages outside of all areas, and inside fresh ones.
 void forget_lost_pages(std::span<const TrackedArea> areas, PageBitmap& pages);
 
+// Those of the pages that are in areas of private anonymous memory.
+PageBitmap in_anonymous_areas(const PageBitmap& pages, std::span<const TrackedArea> areas);
+
 // The area that holds `address`, or null.
 const TrackedArea* find_area(std::span<const TrackedArea> areas, Address address);
 

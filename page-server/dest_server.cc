@@ -16,6 +16,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "page-server/areas.h"
 #include "page-server/fault_service.h"
 #include "page-server/frame_queue.h"
 #include "page-server/image_source.h"
@@ -28,6 +29,8 @@ namespace {
 struct NamedPages {
   std::uint32_t round = 0;
   PageBitmap pages;
+  PageBitmap leaving;  // by the round that runs, which is not that of the switch
+  PageBitmap ahead;    // by those before it, except what was placed since
 };
 
 // The switch may take two rounds, when the layout has changed: the second one looks at everything
@@ -66,6 +69,7 @@ class DestServer {
   void place(PageFrame& frame);
   void report_round(const PageFrame& frame);
   void note_missing(const PageFrame& frame);
+  void note_placed(const PageFrame& frame);
 
   PageServiceLink& link_;
   std::optional<TlsStream> stream_;  // the receiver's, once it runs
@@ -83,13 +87,27 @@ class DestServer {
 };
 
 // What the process must not find, since it was written after it had been sent.
-void add_missing(const PageBitmap& missing, const PagePlacer& placer, proto::RoundReceived& round) {
-  round.set_missing_pages(missing.count());
-  for (const PageRange& range : placer.placed_of(missing)) {
+void add_stale(const std::vector<PageRange>& placed, proto::RoundReceived& round) {
+  for (const PageRange& range : placed) {
     proto::PageSpan& span = *round.add_stale();
     span.set_start(range.start);
     span.set_end(range.end);
   }
+}
+
+void add_missing(NamedPages& named, PagePlacer& placer, proto::RoundReceived& round) {
+  if (!named.leaving.empty()) {
+    add_stale(placer.take_out(named.leaving), round);
+    named.leaving.for_each_run([&](const PageRange& run) { named.ahead.set(run); });
+    named.leaving.clear();
+    return;
+  }
+  PageBitmap& missing = named_in(round.round(), named);
+  add_stale(placer.placed_of(missing), round);
+  in_anonymous_areas(named.ahead, placer.areas()).for_each_run([&](const PageRange& run) {
+    missing.set(run);
+  });
+  round.set_missing_pages(missing.count());
 }
 
 // Of somebody who has the token: the page connections of a migration come by way of a daemon that
@@ -246,7 +264,8 @@ bool DestServer::receive(PageFrame& frame) try {
 void DestServer::place(PageFrame& frame) try {
   frame.verify();
   const bool pages = frame.type() == PageFrame::Type::kPages;
-  const bool missing = frame.type() == PageFrame::Type::kMissing;
+  const bool missing =
+      frame.type() == PageFrame::Type::kMissing || frame.type() == PageFrame::Type::kMissingAhead;
   if (!missing && faults_.serves(frame.space())) {
     if (pages) faults_.place(frame);
   } else {
@@ -257,7 +276,10 @@ void DestServer::place(PageFrame& frame) try {
       return found != spaces_.end() && found->second.generation() >= frame.generation();
     });
     if (missing) note_missing(frame);
-    if (pages) found->second.place(frame);
+    if (pages) {
+      found->second.place(frame);
+      note_placed(frame);
+    }
   }
   Received& received = received_[frame.space()];
   received.bytes += frame.wire_bytes();
@@ -281,15 +303,24 @@ void DestServer::report_round(const PageFrame& frame) {
   {
     const std::lock_guard lock(mutex_);
     if (const auto missing = missing_.find(frame.space()); missing != missing_.end()) {
-      add_missing(named_in(frame.round(), missing->second), spaces_.at(frame.space()), round);
+      add_missing(missing->second, spaces_.at(frame.space()), round);
     }
   }
   link_.send(report);
 }
 
 void DestServer::note_missing(const PageFrame& frame) {
-  PageBitmap& missing = named_in(frame.round(), missing_[frame.space()]);
+  NamedPages& named = missing_[frame.space()];
+  const bool ahead = frame.type() == PageFrame::Type::kMissingAhead;
+  PageBitmap& missing = ahead ? named.leaving : named_in(frame.round(), named);
   frame.for_each_run([&](const PageFrame::Run& run) { missing.set(run.range); });
+}
+
+// Since it was named it has become one of those that travel in the blackout.
+void DestServer::note_placed(const PageFrame& frame) {
+  const auto found = missing_.find(frame.space());
+  if (found == missing_.end()) return;
+  frame.for_each_run([&](const PageFrame::Run& run) { found->second.ahead.clear(run.range); });
 }
 
 void DestServer::place_frames() try {

@@ -23,13 +23,13 @@ class LazyPairTest : public PageServerTest {
   }
 
   Round switch_lazily(std::uint32_t number, std::uint64_t generation,
-                      const std::vector<PageRange>& eager = {}) {
+                      const std::vector<PageRange>& eager = {}, bool final = true) {
     proto::PageOrder order;
     proto::SendRound& round = *order.mutable_send_round();
     round.set_round(number);
     round.set_space(1);
     round.set_generation(generation);
-    round.set_final(true);
+    round.set_final(final);
     round.set_lazy(true);
     for (const PageRange& range : eager) {
       proto::PageSpan& span = *round.add_eager();
@@ -160,6 +160,37 @@ TEST_F(LazyPairTest, ASecondLastRoundNamesEverythingAgain) {
   EXPECT_EQ(round.received.stale(0).start(), pages(10, 1).start);
   EXPECT_EQ(round.received.stale(1).start(), pages(200, 1).start);
   serve({memory}, round.received);
+  send_missing();
+  finish();
+  expect_equal({memory});
+}
+
+// Before the switch, as long as there is time to drop them.
+TEST_F(LazyPairTest, PagesAreNamedAhead) {
+  const PageRange memory = pages(0, 256);
+  map_both(memory);
+  have_.fill(memory, 2);
+  start();
+  start_faults();
+  set_areas(1, {{memory}});
+  send_round(1, 1, false);
+  have_.fill(pages(10, 6), 3);
+  set_areas(2, {{memory, proto::PageArea::ANONYMOUS, false}});
+  const Round ahead = switch_lazily(2, 2, {}, false);
+  ASSERT_EQ(ahead.received.stale_size(), 1);
+  EXPECT_EQ(ahead.received.stale(0).end(), pages(16, 1).start);
+  want_.zap(pages(10, 6));
+  have_.fill(pages(200, 1), 4);
+  have_.clear(pages(15, 1));
+  set_areas(3, {{memory, proto::PageArea::ANONYMOUS, false}});
+  const Round round = switch_lazily(3, 3, {pages(11, 1)});
+  EXPECT_EQ(round.sent.pages(), 1u);
+  EXPECT_EQ(round.sent.missing_pages(), round.received.missing_pages());
+  EXPECT_GE(round.received.missing_pages(), 5u);
+  ASSERT_EQ(round.received.stale_size(), 1);
+  EXPECT_EQ(round.received.stale(0).start(), pages(200, 1).start);
+  serve({memory}, round.received);
+  EXPECT_EQ(hash_there(pages(12, 1)), hash_of_source(pages(12, 1)));
   send_missing();
   finish();
   expect_equal({memory});

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/base/error.h"
+#include "page-server/areas.h"
 
 namespace godwit {
 
@@ -30,6 +31,17 @@ LeftPages leave_for_later(const proto::SendRound& order, std::span<const Tracked
   return left;
 }
 
+void leave_named(const proto::SendRound& order, std::span<const TrackedArea> areas,
+                 const PageBitmap& named, PageBitmap& data, LeftPages& left) {
+  const PageBitmap there = in_anonymous_areas(named, areas);
+  for (const proto::PageSpan& span : order.eager()) {
+    const PageRange range{span.start(), span.end()};
+    there.for_each_run(range, [&](const PageRange& run) { data.set(run); });
+  }
+  there.for_each_run([&](const PageRange& run) { left.missing.set(run); });
+  data.for_each_run([&](const PageRange& run) { left.missing.clear(run); });
+}
+
 std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,
                            FrameSink& sink) {
   std::unique_ptr<PageFrame> frame;
@@ -43,7 +55,8 @@ std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& miss
     if (frame != nullptr && !frame->has_room()) send();
     if (frame == nullptr) {
       frame = sink.take_free();
-      frame->begin(PageFrame::Type::kMissing, order.space(), order.round(), order.generation());
+      frame->begin(order.final() ? PageFrame::Type::kMissing : PageFrame::Type::kMissingAhead,
+                   order.space(), order.round(), order.generation());
     }
     frame->add_zero(run.start, run.pages());
   });

@@ -22,6 +22,11 @@ struct LeftPages {
 LeftPages leave_for_later(const proto::SendRound& order, std::span<const TrackedArea> areas,
                           PageBitmap& data);
 
+// What of `named`, by the rounds before this one, is missing beside `left`: all that this round
+// does not send. Adds to `data` what of it the order wants at once.
+void leave_named(const proto::SendRound& order, std::span<const TrackedArea> areas,
+                 const PageBitmap& named, PageBitmap& data, LeftPages& left);
+
 // Sends frames that name these pages as missing; their bytes on the wire.
 std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,
                            FrameSink& sink);

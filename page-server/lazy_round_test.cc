@@ -99,6 +99,7 @@ TEST(LazyRoundTest, FramesNameAllOfIt) {
   order.set_space(3);
   order.set_round(9);
   order.set_generation(4);
+  order.set_final(true);
   KeptFrames sink;
   const std::uint64_t bytes = name_missing(order, bitmap_of(ranges), sink);
   EXPECT_EQ(sink.frames.size(), 3u);
@@ -112,6 +113,29 @@ TEST(LazyRoundTest, FramesNameAllOfIt) {
     frame->for_each_run([&](const PageFrame::Run& run) { named.push_back(run.range); });
   }
   EXPECT_EQ(named, ranges);
+}
+
+TEST(LazyRoundTest, ARoundBeforeTheSwitchNamesAhead) {
+  proto::SendRound order;
+  KeptFrames sink;
+  name_missing(order, bitmap_of({pages(3, 1)}), sink);
+  ASSERT_EQ(sink.frames.size(), 1u);
+  EXPECT_EQ(sink.frames[0]->type(), PageFrame::Type::kMissingAhead);
+}
+
+TEST(LazyRoundTest, WhatWasNamedAheadIsMissingUnlessItTravelsOrIsGone) {
+  const std::vector<TrackedArea> areas{{pages(0, 10), AreaKind::kAnonymous},
+                                       {pages(10, 4), AreaKind::kPrivateFile}};
+  const PageBitmap named = bitmap_of({pages(0, 4), pages(6, 2), pages(11, 2), pages(20, 2)});
+  proto::SendRound order;
+  add_eager(order, pages(2, 1).start, pages(2, 1).end);
+  add_eager(order, pages(20, 1).start, pages(20, 1).end);
+  PageBitmap data = bitmap_of({pages(7, 1), pages(9, 1)});
+  LeftPages left;
+  left.missing.set(pages(5, 1));
+  leave_named(order, areas, named, data, left);
+  EXPECT_EQ(runs_of(left.missing), (std::vector{pages(0, 2), pages(3, 1), pages(5, 2)}));
+  EXPECT_EQ(runs_of(data), (std::vector{pages(2, 1), pages(7, 1), pages(9, 1)}));
 }
 
 TEST(LazyRoundTest, NothingMissingIsNoFrame) {

@@ -52,6 +52,12 @@ std::vector<PageRange> PagePlacer::placed_of(const PageBitmap& pages) const {
   return placed;
 }
 
+std::vector<PageRange> PagePlacer::take_out(const PageBitmap& pages) {
+  std::vector<PageRange> placed = placed_of(pages);
+  for (const PageRange& range : placed) filled_.clear(range);
+  return placed;
+}
+
 bool PagePlacer::is_outdated(const PageRange& range, std::uint64_t generation) const {
   return std::any_of(renewals_.begin(), renewals_.end(), [&](const Renewal& renewal) {
     return renewal.generation > generation && renewal.range.overlaps(range);

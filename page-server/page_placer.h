@@ -34,6 +34,10 @@ class PagePlacer {
 
   // What of `pages` was placed.
   std::vector<PageRange> placed_of(const PageBitmap& pages) const;
+  // The same, and it is to be dropped before anything else is placed.
+  std::vector<PageRange> take_out(const PageBitmap& pages);
+
+  const std::vector<TrackedArea>& areas() const { return areas_; }
 
  private:
   void place_run(const PageFrame::Run& run, std::uint64_t generation);

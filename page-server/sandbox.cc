@@ -2,6 +2,7 @@
 
 #include <cap-ng.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/userfaultfd.h>
 #include <pwd.h>
 #include <sched.h>
@@ -43,6 +44,7 @@ constexpr std::initializer_list<int> kAllowed{
     SCMP_SYS(sendto),
     SCMP_SYS(shutdown),
     SCMP_SYS(getpeername),
+    SCMP_SYS(getsockopt),
     SCMP_SYS(setsockopt),
     SCMP_SYS(poll),
     SCMP_SYS(ppoll),
@@ -180,7 +182,8 @@ void filter_system_calls(bool with_ring) {
   for (const int call : kDeadly) filter.add(SCMP_ACT_KILL_PROCESS, call);
   for (const unsigned long request :
        {pagemap::kScanRequest, static_cast<unsigned long>(UFFDIO_COPY),
-        static_cast<unsigned long>(UFFDIO_ZEROPAGE), static_cast<unsigned long>(UFFDIO_WAKE)}) {
+        static_cast<unsigned long>(UFFDIO_ZEROPAGE), static_cast<unsigned long>(UFFDIO_WAKE),
+        static_cast<unsigned long>(SIOCOUTQ)}) {
     filter.add(SCMP_ACT_ALLOW, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, request, 0));
   }
   // Threads, not processes. clone3's flags are out of a filter's reach; without it the C library

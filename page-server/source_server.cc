@@ -27,6 +27,7 @@
 #include "page-server/fault_answers.h"
 #include "page-server/frame_queue.h"
 #include "page-server/image_sink.h"
+#include "page-server/in_flight_limit.h"
 #include "page-server/lazy_round.h"
 #include "page-server/missing_pages.h"
 #include "page-server/page_reader.h"
@@ -37,6 +38,8 @@
 namespace godwit {
 namespace {
 
+constexpr std::uint64_t kPieceBehindFaultsBytes = 64 << 10;
+
 struct Space {
   UniqueFd memory;
   UniqueFd pagemap;
@@ -44,7 +47,8 @@ struct Space {
   std::unique_ptr<DirtyTracker> tracker;
   std::uint64_t generation = 0;
   std::vector<TrackedArea> areas;
-  PageBitmap sent;  // what the destination holds
+  PageBitmap sent;   // what the destination holds
+  PageBitmap named;  // what it was told to drop, since it stays here until after the switch
 };
 
 // Sends a frame where it was filled.
@@ -118,7 +122,8 @@ class SourceServer {
   RateLimit limit_{0};
   TrackerKind tracker_ = TrackerKind::kWriteProtect;
   std::map<std::uint32_t, Space> spaces_;
-  std::atomic<bool> background_{false};  // of this round, for the writer
+  std::atomic<bool> background_{false};     // of this round, for the writer
+  std::atomic<bool> behind_faults_{false};  // missing pages: others wait on the same link
   std::thread writer_;
   MissingPages missing_;           // after a lazy round
   std::thread background_stream_;  // once they travel
@@ -311,11 +316,19 @@ void SourceServer::send_round(const proto::SendRound& order) {
   std::uint64_t missing_pages = 0;
   std::uint64_t named_bytes = 0;
   if (order.lazy()) {
-    const LeftPages left = leave_for_later(order, space.areas, findings.data);
-    missing_pages = left.missing.count();
-    missing_.set(order.space(), left.missing);
-    missing_.put_first(order.space(), left.written);
+    LeftPages left = leave_for_later(order, space.areas, findings.data);
     named_bytes = name_missing(order, left.missing, sink());
+    if (order.final()) {
+      leave_named(order, space.areas, space.named, findings.data, left);
+      missing_pages = left.missing.count();
+      missing_.set(order.space(), left.missing);
+      missing_.put_first(order.space(), left.written);
+    } else {
+      left.missing.for_each_run([&](const PageRange& run) {
+        space.named.set(run);
+        space.sent.clear(run);
+      });
+    }
   }
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
@@ -372,6 +385,7 @@ void SourceServer::leave_missing(const proto::LeaveMissing& order) {
 void SourceServer::send_missing(const proto::SendMissing& order) try {
   constexpr std::uint64_t kStepPages = PageFrame::kDataPagesMax;
   background_ = true;
+  behind_faults_ = true;
   take_short_turns(true);
   const std::int64_t start_ns = monotonic_ns();
   RoundStatistics sum;
@@ -404,7 +418,12 @@ void SourceServer::send(const PageFrame& frame) try {
   // The head is small and goes with the first piece of data.
   stream_->write_more(frame.head());
   while (!data.empty()) {
-    const auto piece = data.first(std::min<std::uint64_t>(data.size(), limit_.piece_bytes()));
+    std::uint64_t piece_bytes = std::min<std::uint64_t>(data.size(), limit_.piece_bytes());
+    if (behind_faults_) {
+      piece_bytes = std::min(piece_bytes, kPieceBehindFaultsBytes);
+      await_little_in_flight(stream_->fd());
+    }
+    const auto piece = data.first(piece_bytes);
     const std::int64_t wait_ns = limit_.delay_ns(piece.size(), monotonic_ns());
     if (wait_ns > 0) {
       const timespec time{wait_ns / 1'000'000'000, wait_ns % 1'000'000'000};

@@ -45,7 +45,6 @@ Prediction Convergence::after_round(const RoundReport& round) {
       out.downtime_ns <= limits_.downtime_ns_max || out.rest_pages <= kNegligiblePages;
   const bool is_first_resend = rounds_.size() == 1;
   const bool shrinks =
-      !is_first_resend &&
       static_cast<double>(pages) < kWorthwhileShrink * static_cast<double>(pages_before);
   const bool last_round = static_cast<int>(rounds_.size()) + 1 >= limits_.rounds_max;
   const bool hopeless = out.downtime_ns > kFarFromFitting * limits_.downtime_ns_max ||
@@ -54,8 +53,7 @@ Prediction Convergence::after_round(const RoundReport& round) {
   if (fits && (out.rest_pages <= kNegligiblePages || last_round || !(shrinks || is_first_resend))) {
     out.decision = PrecopyDecision::kSwitch;
     out.reason = "the rest fits into the wanted downtime";
-  } else if (limits_.may_leave_pages &&
-             (last_round || (!shrinks && !is_first_resend && hopeless))) {
+  } else if (limits_.may_leave_pages && (last_round || (!shrinks && hopeless))) {
     out.decision = PrecopyDecision::kSwitchLazily;
     out.reason =
         fmt::format("another round does not pay: {} pages are dirtied meanwhile, {:.1f} ms to send",

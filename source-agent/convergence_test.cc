@@ -60,9 +60,18 @@ TEST(ConvergenceTest, AHybridLeavesPagesAsSoonAsRoundsDoNotHelp) {
   limits.may_leave_pages = true;
   Convergence convergence(limits);
   convergence.after_round(round_of(262144, 800));
-  EXPECT_EQ(convergence.after_round(round_of(200000, 600)).decision,
+  EXPECT_EQ(convergence.after_round(round_of(180000, 600)).decision,
             PrecopyDecision::kAnotherRound);
-  EXPECT_EQ(convergence.after_round(round_of(195000, 600)).decision,
+  EXPECT_EQ(convergence.after_round(round_of(175000, 600)).decision,
+            PrecopyDecision::kSwitchLazily);
+}
+
+TEST(ConvergenceTest, AHybridDoesNotSendAgainWhatIsWrittenAllTheTime) {
+  ConvergenceLimits limits;
+  limits.may_leave_pages = true;
+  Convergence convergence(limits);
+  convergence.after_round(round_of(262144, 800));
+  EXPECT_EQ(convergence.after_round(round_of(200000, 600)).decision,
             PrecopyDecision::kSwitchLazily);
 }
 

@@ -86,9 +86,10 @@ void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
   }
 }
 
-// Where pages stay here anyway, those that are written most stay as well.
+// Where pages stay here anyway, those that are written most stay as well: the round only names
+// them, and the destination drops what it has of them before the blackout.
 void send_what_was_written(Migration& migration) {
-  if (migration.lazy) return;
+  if (migration.lazy && migration.round == 0) return;  // it has nothing
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
 }
@@ -147,14 +148,22 @@ void run_last_round(Migration& migration) {
   migration.capture->follow_threads(*migration.task, 0);
 }
 
-// Pages that were written last and fit into the wanted downtime beside the rest of it: each of them
-// would be a fault, one after another.
+// Pages that were written last and fit into the wanted downtime beside the rest of it, as fast as
+// the link was: each of them would be a fault, one after another.
 std::uint64_t eager_pages_max(const Migration& migration) {
   constexpr std::int64_t kFixedCostNs = 6'000'000;
-  constexpr std::int64_t kPageNs = 10'000;
-  constexpr std::int64_t kPagesMax = 2048;
-  const std::int64_t time_ns = migration.options.max_downtime_ns - kFixedCostNs;
-  return static_cast<std::uint64_t>(std::clamp<std::int64_t>(time_ns / kPageNs, 0, kPagesMax));
+  constexpr double kPageNs = 10'000;
+  constexpr double kPagesMax = 2048;
+  const auto& rounds = migration.report.rounds;
+  const auto largest = std::max_element(
+      rounds.begin(), rounds.end(),
+      [](const RoundReport& one, const RoundReport& other) { return one.bytes < other.bytes; });
+  const std::uint64_t bandwidth =
+      largest == rounds.end() ? 1 : std::max<std::uint64_t>(largest->bandwidth_bytes_per_s, 1);
+  const double page_ns =
+      std::max(kPageNs, static_cast<double>(kPageSize) * 1e9 / static_cast<double>(bandwidth));
+  const auto time_ns = static_cast<double>(migration.options.max_downtime_ns - kFixedCostNs);
+  return static_cast<std::uint64_t>(std::clamp(time_ns / page_ns, 0.0, kPagesMax));
 }
 
 void order_last_pages(Migration& migration) {

@@ -192,7 +192,9 @@ proto::PageOrder next_round(Migration& migration, const std::vector<PageRange>& 
 }
 
 void order_round(Migration& migration, const std::vector<PageRange>& existing) {
-  migration.pages->link().send(next_round(migration, existing));
+  proto::PageOrder order = next_round(migration, existing);
+  order.mutable_send_round()->set_lazy(migration.lazy);
+  migration.pages->link().send(order);
 }
 
 }  // namespace godwit

@@ -121,7 +121,8 @@ void PageFrame::take_header() {
   }
   if (header.type != static_cast<std::uint16_t>(Type::kPages) &&
       header.type != static_cast<std::uint16_t>(Type::kEndOfRound) &&
-      header.type != static_cast<std::uint16_t>(Type::kMissing)) {
+      header.type != static_cast<std::uint16_t>(Type::kMissing) &&
+      header.type != static_cast<std::uint16_t>(Type::kMissingAhead)) {
     fail("page frame: unknown type {}", header.type);
   }
   if (header.runs > kRunsMax || header.data_pages > kDataPagesMax) {
@@ -131,7 +132,7 @@ void PageFrame::take_header() {
   if (type_ == Type::kEndOfRound && (header.runs != 0 || header.data_pages != 0)) {
     fail("page frame: the end of a round carries pages");
   }
-  if (type_ == Type::kMissing && header.data_pages != 0) {
+  if ((type_ == Type::kMissing || type_ == Type::kMissingAhead) && header.data_pages != 0) {
     fail("page frame: missing pages come with data");
   }
   space_ = header.space;

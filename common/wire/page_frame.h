@@ -35,7 +35,8 @@ class PageFrame {
   static constexpr std::size_t kRunsMax = 1024;
   static constexpr std::size_t kDataPagesMax = 64;  // a frame stays in a processor's own cache
 
-  enum class Type : std::uint16_t { kPages = 1, kEndOfRound = 2, kMissing = 3 };
+  // kMissing: of the round of the switch. kMissingAhead: named by a round before it.
+  enum class Type : std::uint16_t { kPages = 1, kEndOfRound = 2, kMissing = 3, kMissingAhead = 4 };
 
   struct Run {
     PageRange range;

@@ -461,12 +461,16 @@ void MappingsRestorer::prepare_lazily() {
                                        UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP);
 }
 
-void MappingsRestorer::begin_lazily(const std::vector<PageRange>& stale) {
+void MappingsRestorer::drop(const std::vector<PageRange>& stale) {
   SyscallBatch batch;
   for (const PageRange& range : stale) {
     batch.add(SYS_madvise, {range.start, range.bytes(), MADV_DONTNEED}, area_name(range));
   }
   if (!batch.empty()) task_.run(batch);
+}
+
+void MappingsRestorer::begin_lazily(const std::vector<PageRange>& stale) {
+  drop(stale);
   unregister_areas();
   for_each_row(
       [](const proto::Mapping& area) { return area.backing() == proto::BACKING_ANONYMOUS; },

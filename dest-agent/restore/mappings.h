@@ -56,6 +56,8 @@ class MappingsRestorer {
   // Post-copy, instead of release(): a second userfaultfd is made ready, which tells of what the
   // process does to its layout once it runs.
   void prepare_lazily();
+  // Pages that were placed and are not to be there when it runs.
+  void drop(const std::vector<PageRange>& stale);
   // In the blackout, when the layout stands and what travelled is in place: drops `stale` pages,
   // and registers all private anonymous memory with it.
   void begin_lazily(const std::vector<PageRange>& stale);

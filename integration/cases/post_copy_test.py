@@ -53,6 +53,21 @@ class PostCopyTest(MoveCase):
         self.assert_passes(workload)
         self.assert_nothing_left()
 
+    def test_faster_than_the_link(self):
+        """It writes more than the link carries: hybrid comes to an end all the same, in time."""
+        workload = self.workload("memory_checker", "96", "2", "40000")
+        for downtime_ms in (10, 40):
+            target = self.other(workload.host)
+            self.network.limit(target.part, "160mbit")
+            run = self.move_lazily(workload, "hybrid", "--max-downtime", f"{downtime_ms}ms")
+            self.tell(f"{len(run.report['rounds'])} rounds, blackout {run.report['blackout_ms']} ms, "
+                      f"{run.report['post_copy']}")
+            self.assertGreater(run.report["post_copy"]["pages"], 1000)
+            self.assertEqual(run.report["post_copy"]["missing_pages"], 0)
+            self.assertLessEqual(run.report["blackout_ms"], downtime_ms + 5)
+        self.assert_passes(workload)
+        self.assert_nothing_left()
+
     def begin(self, workload, bandwidth="20M", *options):
         """A move that has come to the point where pages are missing for a while: (run, pid there)."""
         migration = workload.host.start_migrate(

@@ -159,6 +159,11 @@ class Network:
         """Undoes cut()."""
         ip(self.namespace("sw"), f"link set port-{part} up")
 
+    def limit(self, part: str, rate: str) -> None:
+        """What reaches a part comes at this rate at most (tc-tbf(8))."""
+        self.run("sw", "tc", "qdisc", "replace", "dev", f"port-{part}", "root", "tbf",
+                 "rate", rate, "burst", "128kb", "latency", "20ms", check=True)
+
     def nft_tables(self, part: str) -> list[str]:
         """The nftables tables of a part."""
         return self.run(part, "nft", "list", "tables", check=True).stdout.split("\n")[:-1]
