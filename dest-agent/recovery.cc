@@ -208,6 +208,7 @@ proto::Outcome settle_outcome(const std::string& state_dir, const proto::Outcome
     outcome.set_kind(proto::Outcome::COMMITTED);
     outcome.set_host_pid(record.process.pid);
     outcome.set_misses_pages(record.misses_pages);
+    outcome.set_lost_pages(record.lost_pages);
     if (asked.settled()) folder.remove(record);
   } else if (step == RecoveryStep::kLeaveAlone) {
     outcome.set_kind(proto::Outcome::RUNNING);  // it does not end: it may still commit

@@ -62,6 +62,8 @@ class DestServer {
   void start_faults(PageServiceLink::Order& order);
   void serve_space(PageServiceLink::Order& order);
   void resume_spaces(PageServiceLink::Order& order);
+  void tell_missing();
+  void poison_missing();
   void receive_frames();
   void place_frames();
   void receive_and_place();
@@ -145,6 +147,12 @@ bool DestServer::carry_out(PageServiceLink::Order& order) {
     case proto::PageOrder::kResumeSpaces:
       resume_spaces(order);
       return true;
+    case proto::PageOrder::kNameMissing:
+      tell_missing();
+      return true;
+    case proto::PageOrder::kPoisonMissing:
+      poison_missing();
+      return true;
     case proto::PageOrder::kServeSpace:
       serve_space(order);
       return true;
@@ -225,15 +233,19 @@ void DestServer::serve_space(PageServiceLink::Order& order) {
 }
 
 void DestServer::resume_spaces(PageServiceLink::Order& order) {
-  const PageBitmap missing =
-      faults_.resume(std::move(held_), MissingLedger(take_fd(order, 0, "ledger")));
+  faults_.resume(std::move(held_), MissingLedger(take_fd(order, 0, "ledger")));
+  tell_missing();
+}
+
+void DestServer::tell_missing() {
   proto::PageReport report;
-  proto::StillMissing& still = *report.mutable_still_missing();
-  missing.for_each_run([&](const PageRange& run) {
-    proto::PageSpan& span = *still.add_spans();
-    span.set_start(run.start);
-    span.set_end(run.end);
-  });
+  *report.mutable_still_missing() = faults_.name_missing();
+  link_.send(report);
+}
+
+void DestServer::poison_missing() {
+  proto::PageReport report;
+  *report.mutable_missing_poisoned() = faults_.poison();
   link_.send(report);
 }
 

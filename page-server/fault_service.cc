@@ -17,6 +17,7 @@ namespace godwit {
 namespace {
 
 constexpr std::int64_t kReportEveryNs = 100'000'000;
+constexpr std::int64_t kReportAloneEveryNs = 1'000'000'000;
 // As long as a fault may wait for the lock.
 constexpr std::uint64_t kPiecePages = 16;
 
@@ -27,14 +28,23 @@ FaultService::FaultService(PageServiceLink& link) : link_(link) {
 }
 
 void FaultService::connect(TlsStream stream) {
-  if (stream_) fail("a second connection for page faults");
-  stream_.emplace(std::move(stream));
+  if (std::exchange(connected_, true)) fail("a second connection for page faults");
+  {
+    const std::lock_guard lock(mutex_);
+    arrived_.emplace(std::move(stream));
+    if (running_) wake_thread();
+  }
   start();
+}
+
+void FaultService::take_connection() {
+  const std::lock_guard lock(mutex_);
+  if (arrived_) stream_ = std::exchange(arrived_, std::nullopt);
 }
 
 void FaultService::serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing,
                          MissingLedger ledger) {
-  if (!stream_) fail("faults are to be served before their connection is there");
+  if (!connected_) fail("faults are to be served before their connection is there");
   {
     const std::lock_guard lock(mutex_);
     open_signal();
@@ -44,11 +54,45 @@ void FaultService::serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing,
   start();
 }
 
-PageBitmap FaultService::resume(std::vector<LazyMemory::Held> held, MissingLedger ledger) {
+void FaultService::resume(std::vector<LazyMemory::Held> held, MissingLedger ledger) {
+  {
+    const std::lock_guard lock(mutex_);
+    open_signal();
+    memory_.resume(std::move(held), std::move(ledger));
+  }
+  start();
+}
+
+proto::StillMissing FaultService::name_missing() const {
+  proto::StillMissing answer;
+  const auto put = [](const PageRange& range, proto::PageSpan& span) {
+    span.set_start(range.start);
+    span.set_end(range.end);
+  };
   const std::lock_guard lock(mutex_);
-  open_signal();
-  memory_.resume(std::move(held), std::move(ledger));
-  return memory_.missing_at_source(0);
+  memory_.missing_at_source(0).for_each_run(
+      [&](const PageRange& run) { put(run, *answer.add_spans()); });
+  for (const LazyMemory::Missing& missing : memory_.name_missing()) {
+    proto::MissingSpace& space = *answer.add_spaces();
+    space.set_index(static_cast<std::uint32_t>(missing.space));
+    for (const PageRange& range : missing.ranges) put(range, *space.add_spans());
+    for (const auto& [thread, page] : missing.waiting) {
+      proto::WaitingThread& waiting = *space.add_waiting();
+      waiting.set_thread(thread);
+      waiting.set_page(page);
+    }
+  }
+  return answer;
+}
+
+proto::MissingPoisoned FaultService::poison() {
+  const std::lock_guard lock(mutex_);
+  const LazyMemory::Poisoned poisoned = memory_.poison();
+  if (placed_.valid()) wake_thread();
+  proto::MissingPoisoned answer;
+  answer.set_pages(poisoned.pages);
+  answer.set_error(poisoned.code);
+  return answer;
 }
 
 void FaultService::open_signal() {
@@ -59,7 +103,7 @@ void FaultService::open_signal() {
 void FaultService::start() {
   {
     const std::lock_guard lock(mutex_);
-    if (!stream_ || memory_.spaces() == 0 || std::exchange(running_, true)) return;
+    if (memory_.spaces() == 0 || std::exchange(running_, true)) return;
   }
   std::thread([this] { run(); }).detach();
 }
@@ -80,6 +124,7 @@ void FaultService::run() try {
   report();
   for (;;) {
     precedence.look();
+    take_connection();
     const bool answered = wait_for_answer();
     {
       const auto turn = take_turn();
@@ -98,7 +143,8 @@ void FaultService::run() try {
       ask();
     }
     if (is_done()) return;
-    if (monotonic_ns() - reported_ns_ >= kReportEveryNs) report();
+    const std::int64_t every_ns = stream_ ? kReportEveryNs : kReportAloneEveryNs;
+    if (monotonic_ns() - reported_ns_ >= every_ns) report();
   }
 } catch (const Error& error) {
   die(link_, error.in("serving page faults").what());
@@ -108,22 +154,23 @@ void FaultService::run() try {
 
 bool FaultService::wait_for_answer() {
   int timeout_ms = kReportEveryNs / 1'000'000;
-  std::vector<pollfd> waits{{stream_->fd(), POLLIN, 0}, {placed_.get(), POLLIN, 0}};
+  std::vector<pollfd> waits{{stream_ ? stream_->fd() : -1, POLLIN, 0}, {placed_.get(), POLLIN, 0}};
   {
     const std::lock_guard lock(mutex_);
     for (const int fd : memory_.descriptors()) waits.push_back({fd, POLLIN, 0});
     polled_ = memory_.spaces();
     if (memory_.awaits_layout()) timeout_ms = 1;
   }
-  if (stream_->has_pending()) timeout_ms = 0;
+  if (stream_ && stream_->has_pending()) timeout_ms = 0;
   if (::poll(waits.data(), waits.size(), timeout_ms) < 0 && errno != EINTR) throw_system("poll");
   std::uint64_t count = 0;
   if ((waits[1].revents & POLLIN) != 0 && ::read(placed_.get(), &count, sizeof(count)) < 0)
     count = 0;
-  return stream_->has_pending() || waits[0].revents != 0;
+  return stream_ && (stream_->has_pending() || waits[0].revents != 0);
 }
 
 void FaultService::ask() {
+  if (!stream_) return;
   for (;;) {
     std::optional<FaultRequest> request;
     {
@@ -147,7 +194,10 @@ void FaultService::place(const PageFrame& frame) {
     const bool same = memory_.spaces() == polled_ && !memory_.awaits_layout();
     if (same && !memory_.has_requests() && !memory_.done()) return;
   }
-  // What was met on the way is the other thread's.
+  wake_thread();  // what was met on the way is the other thread's
+}
+
+void FaultService::wake_thread() {
   const std::uint64_t one = 1;
   if (::write(placed_.get(), &one, sizeof(one)) < 0 && errno != EAGAIN) throw_system("eventfd");
 }
@@ -175,6 +225,7 @@ void FaultService::report() {
   proto::MissingPages& news = *message.mutable_missing_pages();
   {
     const std::lock_guard lock(mutex_);
+    if (!stream_) memory_.notice_ended();
     news.set_missing_pages(memory_.done() ? 0 : memory_.missing_pages());
     news.set_faults(faults_);
     news.set_zero_faults(memory_.zero_faults());

@@ -3,6 +3,9 @@
 //
 // One thread waits for faults and answers; the receiver of the page connection places what comes
 // there. Both go through one lock, held for a piece of a frame at a time.
+//
+// Without a connection for faults, after resume(), it does what needs no source: memory that is
+// touched for the first time, and changes of the layout.
 #pragma once
 
 #include <atomic>
@@ -25,10 +28,13 @@ class FaultService {
 
   // The connection for faults, accepted and shown to belong to this migration.
   void connect(TlsStream stream);
-  // Goes on for another page server; what is missing, by the source's addresses.
-  PageBitmap resume(std::vector<LazyMemory::Held> held, MissingLedger ledger);
-  // From now on faults of this address space are served; the thread starts when there is a
-  // connection as well.
+  // Goes on for another page server.
+  void resume(std::vector<LazyMemory::Held> held, MissingLedger ledger);
+  // What is missing now: the answer to ResumeSpaces and NameMissing.
+  proto::StillMissing name_missing() const;
+  // The answer to PoisonMissing; when nothing is missing any more the thread says so and ends.
+  proto::MissingPoisoned poison();
+  // From now on faults of this address space are served.
   void serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing, MissingLedger ledger);
   // Frames of the page connection are for it.
   bool serves(std::uint32_t space) const;
@@ -38,6 +44,9 @@ class FaultService {
  private:
   void open_signal();
   void start();
+  void wake_thread();
+  // A connection that has come since.
+  void take_connection();
   void tell_child(std::uint32_t parent, int uffd);
   void run();
   // Waits for a fault, an event, an answer, or somebody who has placed pages.
@@ -51,10 +60,11 @@ class FaultService {
   PageServiceLink& link_;
   UniqueFd placed_;  // an eventfd, once there is something to serve: the receiver has read events
                      // too, or placed the last page
-  std::optional<TlsStream> stream_;
+  std::optional<TlsStream> stream_;  // the thread's
   PageFrame answer_;
   std::mutex next_;  // held while waiting for the other one
   mutable std::mutex mutex_;
+  std::optional<TlsStream> arrived_;    // until the thread takes it; guarded by mutex_
   LazyMemory memory_;                   // guarded by mutex_
   bool running_ = false;                // guarded by mutex_
   bool complete_ = false;               // guarded by mutex_
@@ -62,6 +72,7 @@ class FaultService {
   std::uint64_t faults_ = 0;            // guarded by mutex_
   std::uint64_t fault_bytes_ = 0;       // guarded by mutex_
   std::uint64_t background_bytes_ = 0;  // guarded by mutex_
+  bool connected_ = false;              // by whoever gives orders
   std::int64_t reported_ns_ = 0;
 };
 

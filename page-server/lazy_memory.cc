@@ -92,7 +92,7 @@ void LazyMemory::serve() {
 
 void LazyMemory::serve(Space& space) {
   std::array<uffd_msg, kMessagesAtOnce> messages;
-  std::deque<Address> again = std::exchange(space.later, {});
+  std::deque<Space::Later> again = std::exchange(space.later, {});
   for (;;) {
     const ssize_t got = ::read(space.uffd.get(), messages.data(), sizeof(messages));
     if (got < 0 && errno == EINTR) continue;
@@ -102,7 +102,8 @@ void LazyMemory::serve(Space& space) {
       const uffd_msg& message = messages[at];
       switch (message.event) {
         case UFFD_EVENT_PAGEFAULT:
-          take_fault(space, message.arg.pagefault.address / kPageSize * kPageSize);
+          take_fault(space, message.arg.pagefault.address / kPageSize * kPageSize,
+                     static_cast<pid_t>(message.arg.pagefault.feat.ptid));
           break;
         case UFFD_EVENT_FORK:
           fork(space, UniqueFd(static_cast<int>(message.arg.fork.ufd)));
@@ -119,15 +120,16 @@ void LazyMemory::serve(Space& space) {
       }
     }
   }
-  for (const Address page : again) take_fault(space, page);
+  for (const auto& [page, thread] : again) take_fault(space, page, thread);
 }
 
-void LazyMemory::take_fault(Space& space, Address page) {
+void LazyMemory::take_fault(Space& space, Address page, pid_t thread) {
   if (!space.missing.contains(page)) {
     ++zero_faults_;
-    if (!answer_with_zeros(space, page)) space.later.push_back(page);
+    if (!answer_with_zeros(space, page)) space.later.push_back({page, thread});
     return;
   }
+  space.touched[thread] = page;
   const Key key{space.number, source_of(space, page)};
   if (asked_.try_emplace(key, monotonic_ns()).second) {
     wanted_.push_back({space.number, key.second});

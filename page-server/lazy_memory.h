@@ -14,6 +14,8 @@
 // Thread: one at a time; the descriptors may be polled by another.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -52,6 +54,26 @@ class LazyMemory {
   // What is missing by the source's addresses, of all spaces that have this number there.
   PageBitmap missing_at_source(std::uint32_t space) const;
 
+  // --- Without a source --------------------------------------------------------------------------
+  // What is missing of each address space, and who waits for it.
+  struct Missing {
+    std::size_t space = 0;  // counted in the order in which they began
+    std::vector<PageRange> ranges;
+    // A thread, as its own pid namespace numbers it, and the page it touched. Some may have given
+    // up: killed, or interrupted.
+    std::vector<std::pair<pid_t, Address>> waiting;
+  };
+  std::vector<Missing> name_missing() const;
+  // What is missing is lost: whoever touches it gets SIGBUS. How many pages, and what ended it (0:
+  // nothing is missing any more).
+  struct Poisoned {
+    std::uint64_t pages = 0;
+    int code = 0;
+  };
+  Poisoned poison();
+  // Nobody is left of some address spaces, which otherwise shows when something is placed.
+  void notice_ended();
+
   bool has(std::uint32_t space) const;
   // Nothing is missing anywhere, or nobody is left who could miss it.
   bool done() const;
@@ -87,15 +109,20 @@ class LazyMemory {
     std::uint32_t index = 0;   // among all
     std::uint32_t number = 0;  // the source's
     UniqueFd uffd;
-    PageBitmap missing;         // by the addresses of now
-    std::vector<Moved> moved;   // disjoint
-    std::deque<Address> later;  // faults that could not be answered while the layout changed
+    PageBitmap missing;        // by the addresses of now
+    std::vector<Moved> moved;  // disjoint
+    struct Later {
+      Address page = 0;
+      pid_t thread = 0;
+    };
+    std::deque<Later> later;           // faults that could not be answered while the layout changed
+    std::map<pid_t, Address> touched;  // by thread, what it touched last that was missing
     bool gone = false;
   };
   using Key = std::pair<std::uint32_t, Address>;  // space and page of the source
 
   void serve(Space& space);
-  void take_fault(Space& space, Address page);
+  void take_fault(Space& space, Address page, pid_t thread);
   bool answer_with_zeros(Space& space, Address page);
   void fork(const Space& parent, UniqueFd uffd);
   Space& new_space(std::uint32_t number, UniqueFd uffd, std::uint64_t parent);
@@ -112,6 +139,7 @@ class LazyMemory {
   // Where pages of the source are in this space, each with the data that belongs there.
   template <typename Sink>
   static void find_places(const Space& space, const PageRange& range, Sink sink);
+  Poisoned poison(Space& space, PageRange range);
   bool place_in(Space& space, const PageRange& range, const std::byte* data);
   bool place_here(Space& space, PageRange here, const std::byte* data);
   void settle(std::uint32_t space, const PageRange& range);

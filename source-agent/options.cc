@@ -28,8 +28,15 @@ constexpr const char* kCheckFooter =
 constexpr const char* kStatesFooter =
     "Examples:\n  migrate states\n  migrate states --dot | dot -Tsvg > states.svg";
 constexpr const char* kRecoverFooter =
-    "Example:\n  migrate recover --state-dir /run/godwit\n\n"
-    "Exit codes: 0 settled, 3 at least one migration is still in doubt.";
+    "Examples:\n"
+    "  migrate recover\n"
+    "  migrate recover --migration 1f0c2b7a9d3e5f60 --poison\n\n"
+    "On a source it settles what was interrupted. On a destination it says which tasks wait for "
+    "pages\n"
+    "whose source is away, and --wait, --poison or --kill chooses; then nothing else is done.\n"
+    "Exit codes: 0 settled, or done as chosen, 2 can't be done (or wrong usage), 3 at least one "
+    "migration\n"
+    "is still in doubt, or waits for pages.";
 constexpr const char* kKeysFooter =
     "Examples:\n"
     "  migrate keys init  --dir ca\n"
@@ -102,6 +109,28 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
   app.add_flag("--verify", options.verify,
                "Compare the restored process with the description before it is released");
   add_state_dir(app, options);
+}
+
+void add_recover(CLI::App& recover, MigrateOptions& options) {
+  using Choice = MigrateOptions::LostPages;
+  recover.footer(kRecoverFooter);
+  recover.add_option("--migration", options.migration_id, "Only this one, by its id")
+      ->type_name("ID");
+  const auto add_choice = [&](const char* name, Choice choice, const char* help) {
+    return recover.add_flag_callback(
+        name, [&options, choice] { options.lost_pages = choice; }, help);
+  };
+  CLI::Option* wait =
+      add_choice("--wait", Choice::kWait, "Destination: go on waiting for pages that are lost");
+  CLI::Option* poison = add_choice("--poison", Choice::kPoison,
+                                   "Destination: SIGBUS for whoever touches a page that is lost");
+  CLI::Option* kill =
+      add_choice("--kill", Choice::kKill, "Destination: end the tasks that miss pages");
+  wait->excludes(poison)->excludes(kill);
+  poison->excludes(kill);
+  add_state_dir(recover, options);
+  add_reconnect_timeout(recover, options);
+  recover.callback([&options] { options.command = Command::kRecover; });
 }
 
 void add_keys(CLI::App& keys, MigrateOptions& options) {
@@ -185,11 +214,8 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   check->callback([&options] { options.command = Command::kCheck; });
   add_states(*app.add_subcommand("states", "Print the state machine of a migration"), options);
   CLI::App* recover = app.add_subcommand("recover", "Settle what an agent that died left behind");
-  recover->footer(kRecoverFooter);
-  add_state_dir(*recover, options);
-  add_reconnect_timeout(*recover, options);
+  add_recover(*recover, options);
   add_verbosity(*recover, verbosity);
-  recover->callback([&options] { options.command = Command::kRecover; });
   add_keys(*app.add_subcommand("keys", "Make the certificates of a cluster"), options);
   add_image_commands(app, options, verbosity);
 

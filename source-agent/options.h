@@ -70,6 +70,11 @@ struct MigrateOptions {
   // kMigrate, kCheckpoint and kRecover.
   std::string state_dir = "/run/godwit";
 
+  // kRecover.
+  enum class LostPages { kTell, kWait, kPoison, kKill };
+  std::string migration_id;  // only this one; empty: all
+  LostPages lost_pages = LostPages::kTell;
+
   // kStates.
   StatesForm states_form = StatesForm::kText;
 

@@ -9,12 +9,14 @@
 #include <optional>
 
 #include "common/base/clock.h"
+#include "common/base/human_text.h"
 #include "common/base/log.h"
 #include "common/kernel/agent_privileges.h"
 #include "common/kernel/cgroup_fs.h"
 #include "common/network/addresses.h"
 #include "common/remote/remote_task.h"
 #include "source-agent/left_sockets.h"
+#include "source-agent/lost_pages.h"
 #include "source-agent/migration.h"
 #include "source-agent/page_source.h"
 #include "source-agent/session.h"
@@ -144,6 +146,10 @@ bool ask_and_settle(const RecoveryFacts& facts, const JournalRecord& record,
   if (moved) say_settled(record);
   progress(fmt::format("{}: pid {} {}", record.migration_id, record.process.pid,
                        moved ? "has moved; its copy here was ended" : "runs on here"));
+  if (outcome.lost_pages() > 0) {
+    progress(fmt::format("{}: {} of it were given up at {}", record.migration_id,
+                         count_text(outcome.lost_pages(), "page"), record.peer));
+  }
   return true;
 }
 
@@ -231,10 +237,12 @@ bool run_recover(const MigrateOptions& options,
     throw Refused("agent-lacks-privilege", missing, "run it as root with its capabilities");
   }
   const JournalFolder folder(options.state_dir);
+  bool settled = settle_lost_pages(options, progress);
+  if (options.lost_pages != MigrateOptions::LostPages::kTell) return settled;
   const JournalFolder::Contents contents = folder.load_all("source");
   for (const std::string& broken : contents.broken) progress("cannot be read: " + broken);
-  bool settled = true;
   for (const JournalRecord& record : contents.records) {
+    if (!options.migration_id.empty() && options.migration_id != record.migration_id) continue;
     if (is_alive(record.agent)) continue;
     const UniqueFd claim = folder.claim(record);
     if (!claim.valid()) continue;

@@ -2,10 +2,13 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+
+#include "common/base/scope_exit.h"
 
 namespace godwit {
 namespace {
@@ -77,6 +80,32 @@ CopyOutcome userfaultfd_zero(int uffd, const PageRange& range) {
   request.range = {range.start, range.bytes()};
   if (ioctl(uffd, UFFDIO_ZEROPAGE, &request) == 0) return {range.bytes(), 0};
   return outcome_of(request.zeropage, errno);
+}
+
+CopyOutcome userfaultfd_poison(int uffd, const PageRange& range) {
+  UffdPoison request{};
+  request.range = {range.start, range.bytes()};
+  if (ioctl(uffd, kUffdPoisonRequest, &request) == 0) return {range.bytes(), 0};
+  return outcome_of(request.updated, errno);
+}
+
+bool can_poison() {
+  void* memory =
+      mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw_system("mmap");
+  const ScopeExit unmap([memory] { munmap(memory, kPageSize); });
+  const auto page = reinterpret_cast<Address>(memory);
+  const UniqueFd file(memfd_create("probe", MFD_CLOEXEC));
+  const UniqueFd uffd = make_userfaultfd();
+  userfaultfd_enable(uffd.get(), 0);
+  userfaultfd_register(uffd.get(), {page, page + kPageSize}, UFFDIO_REGISTER_MODE_MISSING);
+  if (userfaultfd_poison(uffd.get(), {page, page + kPageSize}).code != 0) return false;
+  return write(file.get(), memory, 1) < 0 && errno == EFAULT;
+}
+
+// A copy of nothing fails after it was seen that there is somebody to copy it to.
+bool is_space_gone(int uffd, Address missing_page) {
+  return userfaultfd_copy(uffd, missing_page, nullptr, kPageSize).code == ESRCH;
 }
 
 void userfaultfd_wake(int uffd, const PageRange& range) noexcept {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +15,14 @@ namespace godwit {
 
 inline constexpr std::uint64_t kUffdWriteProtectUnpopulated = 1 << 13;  // Linux 6.4
 inline constexpr std::uint64_t kUffdWriteProtectAsync = 1 << 15;        // Linux 6.7
+
+// UFFDIO_POISON (Linux 6.6), its request and its number.
+struct UffdPoison {
+  uffdio_range range;
+  std::uint64_t mode;
+  std::int64_t updated;  // bytes, or the negative errno
+};
+inline constexpr unsigned long kUffdPoisonRequest = _IOWR(UFFDIO, 0x08, UffdPoison);
 
 // A descriptor for the calling process; for another one the call is made inside it (RemoteTask) and
 // the descriptor fetched with pidfd_getfd(2). Throws Error.
@@ -43,6 +52,13 @@ struct CopyOutcome {
 CopyOutcome userfaultfd_copy(int uffd, Address to, const std::byte* from, std::uint64_t bytes);
 // UFFDIO_ZEROPAGE, with the same answers.
 CopyOutcome userfaultfd_zero(int uffd, const PageRange& range);
+// UFFDIO_POISON, with the same answers, and EINVAL on a kernel that lacks it: whoever touches such
+// a page gets SIGBUS, a system call EFAULT, also when the descriptor is closed.
+CopyOutcome userfaultfd_poison(int uffd, const PageRange& range);
+// True when UFFDIO_POISON does here what it is to do: tried on memory of the calling process.
+bool can_poison();
+// True when the descriptor's address space is gone, so far as a page tells that is missing there.
+bool is_space_gone(int uffd, Address missing_page);
 // UFFDIO_WAKE: whoever waits for a page of the range looks again. Failures do not matter: then
 // nobody waits.
 void userfaultfd_wake(int uffd, const PageRange& range) noexcept;

@@ -77,7 +77,8 @@ std::string journal_json(const JournalRecord& record) {
                   {"addresses", record.addresses},
                   {"peer", record.peer},
                   {"keys_dir", record.keys_dir},
-                  {"misses_pages", record.misses_pages}};
+                  {"misses_pages", record.misses_pages},
+                  {"lost_pages", record.lost_pages}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -100,6 +101,7 @@ JournalRecord parse_journal(const std::string& text) try {
   record.peer = json.at("peer").get<std::string>();
   record.keys_dir = json.at("keys_dir").get<std::string>();
   record.misses_pages = json.at("misses_pages").get<bool>();
+  record.lost_pages = json.value("lost_pages", std::uint64_t{0});
   return record;
 } catch (const nlohmann::json::exception& error) {
   fail("no journal: {}", error.what());

@@ -38,6 +38,7 @@ struct JournalRecord {
   std::string peer;                    // source: ADDR:PORT of the destination
   std::string keys_dir;                // source: to ask the destination with
   bool misses_pages = false;  // post-copy: the source's copy has pages that the destination's lacks
+  std::uint64_t lost_pages = 0;  // destination: given up by its operator
   friend bool operator==(const JournalRecord&, const JournalRecord&) = default;
 };
 

@@ -458,7 +458,8 @@ void MappingsRestorer::unregister_areas() {
 
 void MappingsRestorer::prepare_lazily() {
   lazy_userfaultfd_ = open_userfaultfd(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
-                                       UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP);
+                                       UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
+                                       UFFD_FEATURE_THREAD_ID);
 }
 
 void MappingsRestorer::drop(const std::vector<PageRange>& stale) {

@@ -299,10 +299,11 @@ class Host:
             stop.set()
             watcher.join()
 
-    def recover(self) -> subprocess.CompletedProcess:
-        """Runs `migrate recover`: what a killed source agent left is put right."""
+    def recover(self, *extra: str) -> subprocess.CompletedProcess:
+        """Runs `migrate recover`: what a killed source agent left is put right, and pages that are
+        lost here are told of."""
         return self.network.run(self.part, program("migrate"), "recover", "--state-dir",
-                                str(self.state_dir))
+                                str(self.state_dir), *extra)
 
     def check(self, pid: int, to, *extra: str, keys: pathlib.Path | None = None) -> Run:
         """Runs `migrate check`."""

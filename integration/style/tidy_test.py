@@ -38,7 +38,7 @@ LAYER_EXCEPTIONS = [
 ]
 
 # Kinds of object that are described; the other files in proto/ are conversations.
-NOT_KINDS = {"addresses", "control", "image", "page_service", "snapshot"}
+NOT_KINDS = {"addresses", "control", "image", "page_service", "recovery", "snapshot"}
 # (kind, place): why there is no file of that stem. An entry that is not needed any more fails.
 KIND_EXCEPTIONS = {
     ("task_identity", "restore"): "applied by the nursery: ids are given at clone3 and never changed",
