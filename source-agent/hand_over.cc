@@ -88,7 +88,7 @@ void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
 
 // Where pages stay here anyway, those that are written most stay as well.
 void send_what_was_written(Migration& migration) {
-  if (migration.lazy) return;
+  if (migration.lazy || migration.options.max_rounds == 0) return;
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
 }

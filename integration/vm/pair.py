@@ -18,6 +18,8 @@ from .kernels import get_kernel
 from .machine import CPU, Machine, MachineFailed, MachineOptions
 
 MIGRATE = "/godwit/bin/migrate"
+# Freshly booted machines give out the same ids; hosts that have run for a while do not.
+LAST_PID = {"a": 1000, "b": 20000}
 MAC = {"a": "02:77:00:00:00:01", "b": "02:77:00:00:00:02"}
 
 
@@ -112,7 +114,8 @@ class Pair:
                 addresses += [f"{SERVICES[0]}/24", f"{SERVICES[1]}/64"]
             options = MachineOptions(
                 name=part, kernel=self.kernels[part], memory_mib=self.memory_mib,
-                cpu=self.cpus[part], arguments=self.arguments[part], addresses=addresses,
+                cpu=self.cpus[part], addresses=addresses,
+                arguments=f"gw.last-pid={LAST_PID[part]} {self.arguments[part]}",
                 tap=f"port-{part}", mac=MAC[part])
             self.machines[part] = Machine(options, self.folder, self.network.enter("c"))
         self.hosts = {}
