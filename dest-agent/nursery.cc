@@ -77,6 +77,7 @@ Nursery::Nursery(const NurseryOptions& options) : options_(options) {
     if (::write(report_fd(options), story.data(), story.size()) < 0) ::_exit(126);
     ::_exit(127);
   }
+  leave_time_namespace_for_children();
   story_write.reset();
   const std::string story = read_all(story_read.get(), "godwit-init");
   if (!story.empty()) {

@@ -31,12 +31,13 @@ struct Options {
     // What needs files or privileges comes before they are given away.
     godwit::prepare_tls();
     const bool source = options.role != "destination";
-    const bool absent_is_written = source && godwit::probe_absent_is_written();
+    godwit::KernelFacts kernel;
+    if (source) kernel = {godwit::probe_absent_is_written(), godwit::probe_zero_frames()};
     std::optional<godwit::WriteRing> ring;
     if (options.role == "recorder") ring.emplace();
     godwit::drop_privileges();
     godwit::filter_system_calls(ring.has_value());
-    _exit(source ? godwit::serve_source(link, absent_is_written, ring ? &*ring : nullptr)
+    _exit(source ? godwit::serve_source(link, kernel, ring ? &*ring : nullptr)
                  : godwit::serve_destination(link));
   } catch (const std::exception& error) {
     godwit::die(link, error.what());

@@ -1,6 +1,7 @@
 #include "page-server/page_reader.h"
 
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <array>
@@ -90,20 +91,29 @@ void PageReader::add_data(PageRange range, AreaKind kind) {
   }
 }
 
-// `data` lies at the beginning of the frame's data room; zero pages are taken out of it on the way.
+PageReader::Fate PageReader::fate_of(Address page, const std::byte* content, AreaKind kind) {
+  if (kind != AreaKind::kPrivateFile && is_zero_page(content)) return Fate::kZero;
+  if (contents_ == nullptr || kind != AreaKind::kSharedAnonymous) return Fate::kData;
+  const std::uint64_t checksum = XXH3_64bits(content, kPageSize);
+  const bool same = contents_->exchange(page, checksum) == checksum;
+  return same && sent_.contains(page) ? Fate::kLeftOut : Fate::kData;
+}
+
+// `data` lies at the beginning of the frame's data room; what is no data is taken out on the way.
 void PageReader::take(Address start, std::span<std::byte> data, AreaKind kind) {
   const std::uint64_t pages = data.size() / kPageSize;
+  const auto fate_at = [&](std::uint64_t page) {
+    return fate_of(start + page * kPageSize, data.data() + page * kPageSize, kind);
+  };
+  Fate fate = fate_at(0);
   for (std::uint64_t first = 0; first < pages;) {
-    const auto zero_at = [&](std::uint64_t page) {
-      return kind != AreaKind::kPrivateFile && is_zero_page(data.data() + page * kPageSize);
-    };
-    const bool zero = zero_at(first);
     std::uint64_t end = first + 1;
-    while (end < pages && zero_at(end) == zero) ++end;
+    Fate next = fate;
+    while (end < pages && (next = fate_at(end)) == fate) ++end;
     const PageRange run{start + first * kPageSize, start + end * kPageSize};
-    if (zero) {
+    if (fate == Fate::kZero) {
       add_zero(run);
-    } else {
+    } else if (fate == Fate::kData) {
       const std::span<std::byte> room = frame_->data_room();
       if (room.data() != data.data() + first * kPageSize) {
         std::memmove(room.data(), data.data() + first * kPageSize, run.bytes());
@@ -113,6 +123,7 @@ void PageReader::take(Address start, std::span<std::byte> data, AreaKind kind) {
       statistics_.pages += run.pages();
     }
     first = end;
+    fate = next;
   }
 }
 

@@ -8,6 +8,7 @@
 #include "common/base/page_range.h"
 #include "common/tracking/dirty_tracker.h"
 #include "common/tracking/page_bitmap.h"
+#include "common/tracking/page_values.h"
 #include "page-server/frame_sink.h"
 
 namespace godwit {
@@ -17,6 +18,9 @@ struct RoundStatistics {
   std::uint64_t zero_pages = 0;  // found to be zero, whether or not the destination had to be told
   std::uint64_t bytes = 0;
 };
+
+// XXH3 of what was sent of a page.
+using PageContents = PageValues<std::uint64_t>;
 
 class PageReader {
  public:
@@ -31,6 +35,9 @@ class PageReader {
   void add_zero(const PageRange& range);
   // The destination waits for every page: one that is all zeros is told as well.
   void tell_zeros() { tells_zeros_ = true; }
+  // Pages of shared memory whose content the destination has already are left out; `contents` has
+  // their checksums, borrowed, from round to round.
+  void compare_shared(PageContents& contents) { contents_ = &contents; }
   // Sends what is pending and the frame that ends the round.
   void finish();
 
@@ -40,6 +47,8 @@ class PageReader {
   PageFrame& frame();
   void flush();
   void take(Address start, std::span<std::byte> data, AreaKind kind);
+  enum class Fate : std::uint8_t { kData, kZero, kLeftOut };
+  Fate fate_of(Address page, const std::byte* content, AreaKind kind);
   // Bytes read from `from`, whole pages; 0: the first page cannot be read.
   std::uint64_t read_pages(Address from, std::span<std::byte> to) const;
 
@@ -51,6 +60,7 @@ class PageReader {
   std::uint64_t generation_;
   bool final_;
   bool tells_zeros_ = false;
+  PageContents* contents_ = nullptr;
   std::unique_ptr<PageFrame> frame_;
   RoundStatistics statistics_;
 };

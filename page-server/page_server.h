@@ -7,6 +7,7 @@
 #include "common/base/unique_fd.h"
 #include "common/image/image_pages.h"
 #include "common/image/write_ring.h"
+#include "common/tracking/soft_dirty_tracker.h"
 #include "common/wire/page_service_link.h"
 
 namespace godwit {
@@ -14,10 +15,15 @@ namespace godwit {
 inline constexpr std::int64_t kHandshakeNs = 10'000'000'000;
 inline constexpr std::size_t kQueuedFrames = 6;  // of a quarter MiB each, between two threads
 
+// What has to be found out before privileges are given away, for the trackers.
+struct KernelFacts {
+  bool absent_is_written = false;  // see WriteProtectTracker
+  ZeroFrames zeros;                // see SoftDirtyTracker
+};
+
 // Each role serves its agent until it is told to quit or the agent is gone; returns the exit code.
-// Throws Error. `absent_is_written`: see WriteProtectTracker. `ring`: for pages that go to an
-// image, else null.
-int serve_source(PageServiceLink& link, bool absent_is_written, WriteRing* ring);
+// Throws Error. `ring`: for pages that go to an image, else null.
+int serve_source(PageServiceLink& link, const KernelFacts& kernel, WriteRing* ring);
 int serve_destination(PageServiceLink& link);
 
 // Whether the work on pages is shared by two threads: `asked` is 1 or 2, or 0 for what pays off

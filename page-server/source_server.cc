@@ -47,8 +47,9 @@ struct Space {
   std::unique_ptr<DirtyTracker> tracker;
   std::uint64_t generation = 0;
   std::vector<TrackedArea> areas;
-  PageBitmap sent;   // what the destination holds
-  PageBitmap named;  // what it was told to drop, since it stays here until after the switch
+  PageBitmap sent;        // what the destination holds
+  PageBitmap named;       // what it was told to drop, since it stays here until after the switch
+  PageContents contents;  // of shared memory, where the tracker can't tell what was written
 };
 
 // Sends a frame where it was filled.
@@ -76,8 +77,8 @@ PageRange range_of(const proto::PageSpan& span) {
 
 class SourceServer {
  public:
-  SourceServer(PageServiceLink& link, bool absent_is_written, WriteRing* ring)
-      : link_(link), absent_is_written_(absent_is_written), ring_(ring) {}
+  SourceServer(PageServiceLink& link, const KernelFacts& kernel, WriteRing* ring)
+      : link_(link), kernel_(kernel), ring_(ring) {}
   SourceServer(const SourceServer&) = delete;
   SourceServer& operator=(const SourceServer&) = delete;
   ~SourceServer() {
@@ -112,7 +113,7 @@ class SourceServer {
   void send(const PageFrame& frame);
 
   PageServiceLink& link_;
-  bool absent_is_written_;
+  KernelFacts kernel_;
   WriteRing* ring_;
   std::vector<ImageLevel> base_;        // of the image
   std::optional<ImageSink> image_;      // instead of a stream
@@ -210,9 +211,11 @@ void SourceServer::add_space(PageServiceLink::Order& order) {
   space.pagemap = take_fd(order, 1, "pagemap");
   if (tracker_ == TrackerKind::kSoftDirty) {
     space.clear_refs = take_fd(order, 2, "clear_refs");
-    space.tracker = std::make_unique<SoftDirtyTracker>(space.pagemap.get(), space.clear_refs.get());
+    space.tracker = std::make_unique<SoftDirtyTracker>(space.pagemap.get(), space.clear_refs.get(),
+                                                       kernel_.zeros);
   } else {
-    space.tracker = std::make_unique<WriteProtectTracker>(space.pagemap.get(), absent_is_written_);
+    space.tracker =
+        std::make_unique<WriteProtectTracker>(space.pagemap.get(), kernel_.absent_is_written);
   }
 }
 
@@ -332,6 +335,7 @@ void SourceServer::send_round(const proto::SendRound& order) {
   }
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
+  if (tracker_ == TrackerKind::kSoftDirty) reader.compare_shared(space.contents);
   RoundProgress progress(link_, order.round(), order.final());
   read(space, findings, reader, progress);
   reader.finish();
@@ -452,8 +456,8 @@ void SourceServer::write_frames() try {
 
 }  // namespace
 
-int serve_source(PageServiceLink& link, bool absent_is_written, WriteRing* ring) {
-  SourceServer server(link, absent_is_written, ring);
+int serve_source(PageServiceLink& link, const KernelFacts& kernel, WriteRing* ring) {
+  SourceServer server(link, kernel, ring);
   while (auto order = link.receive_order()) {
     if (!server.carry_out(*order)) return link.has_failed() ? 1 : 0;
   }

@@ -54,6 +54,24 @@ bool gather(Findings& findings, const std::string& object, Step step) {
   }
 }
 
+void preflight_tracker(Migration& migration, Findings& findings) {
+  const std::optional<TrackerKind> asked = tracker_by_name(migration.options.tracker);
+  std::optional<TrackerKind> tracker = asked;
+  if (!asked) tracker = probe_tracker();
+  if (asked && !probe_tracker(*asked)) tracker.reset();
+  if (tracker) {
+    migration.tracker = *tracker;
+    migration.report.tracker = tracker_name(*tracker);
+  } else if (asked) {
+    refuse(findings, "no-tracker", fmt::format("--tracker {}", migration.options.tracker),
+           "the kernel of the source does not have it", "use --tracker auto");
+  } else {
+    refuse(findings, "no-tracker", "kernel of the source",
+           "it can't tell which pages a task writes",
+           "boot a kernel with userfaultfd write-protect (6.7 or later) or CONFIG_MEM_SOFT_DIRTY");
+  }
+}
+
 // Of this host, whatever the process is.
 void preflight_host(Migration& migration, Findings& findings) {
   if (migration.options.image.empty()) {
@@ -65,15 +83,7 @@ void preflight_host(Migration& migration, Findings& findings) {
       findings.push_back(std::move(*soon));
     }
   }
-  const std::optional<TrackerKind> tracker = probe_tracker();
-  if (tracker) {
-    migration.tracker = *tracker;
-    migration.report.tracker = tracker_name(*tracker);
-  } else {
-    refuse(findings, "no-tracker", "kernel of the source",
-           "it can't tell which pages a task writes",
-           "boot a kernel with userfaultfd write-protect (6.7 or later) or CONFIG_MEM_SOFT_DIRTY");
-  }
+  preflight_tracker(migration, findings);
 }
 
 // Of a process that can be looked at.

@@ -37,9 +37,17 @@ void add_max_downtime(CLI::App& app, MigrateOptions& options) {
       ->default_str("10ms");
 }
 
+void add_tracker(CLI::App& app, MigrateOptions& options) {
+  app.add_option("--tracker", options.tracker,
+                 "How written pages are found; auto: the better of those that this kernel has")
+      ->check(CLI::IsMember({"auto", "write-protect", "soft-dirty"}))
+      ->type_name("auto|write-protect|soft-dirty")
+      ->capture_default_str();
+}
+
 void add_max_rounds(CLI::App& app, MigrateOptions& options, const char* help) {
   add_parsed(app, "--max-rounds", help, "N", [&options](const std::string& text) {
-    options.max_rounds = static_cast<int>(parse_count(text, 1, 1'000'000, "--max-rounds"));
+    options.max_rounds = static_cast<int>(parse_count(text, 0, 1'000'000, "--max-rounds"));
   })->default_str("30");
 }
 

@@ -42,6 +42,7 @@ void add_json(CLI::App& app, MigrateOptions& options);
 void add_verbosity(CLI::App& app, Verbosity& verbosity);
 void add_state_dir(CLI::App& app, MigrateOptions& options);
 void add_max_downtime(CLI::App& app, MigrateOptions& options);
+void add_tracker(CLI::App& app, MigrateOptions& options);
 void add_max_rounds(CLI::App& app, MigrateOptions& options, const char* help);
 
 }  // namespace godwit

@@ -104,7 +104,9 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
       ->default_str("0");
   add_max_rounds(
       app, options,
-      "Rounds of pages after which it switches with pages missing,\nor gives up (--mode pre)");
+      "Rounds of pages after which it switches with pages missing,\nor gives up (--mode pre); "
+      "0: none, it stands still until all pages are there");
+  add_tracker(app, options);
   add_reconnect_timeout(app, options);
   app.add_flag("--verify", options.verify,
                "Compare the restored process with the description before it is released");

@@ -45,7 +45,8 @@ struct MigrateOptions {
   std::optional<std::string> json_path;  // --json; "-" is standard output
   std::int64_t max_downtime_ns = 10'000'000;
   std::uint64_t max_bandwidth_bytes_per_s = 0;  // 0: unlimited
-  int max_rounds = 30;
+  int max_rounds = 30;                          // 0: every page travels while it stands still
+  std::string tracker = "auto";                 // auto, or as tracker_name() says
   std::int64_t reconnect_timeout_ns = 60'000'000'000;  // in post-copy; and kRecover
   bool verify = false;
 

@@ -112,7 +112,8 @@ TEST(MigrateCommandLine, RefusesWrongValuesNamingThem) {
   refused({"--max-downtime", "10"}, "'10' is not a duration");
   refused({"--max-downtime", "0"}, "0");
   refused({"--max-bandwidth", "fast"}, "'fast' is not a rate");
-  refused({"--max-rounds", "0"}, "'0' is not a number that --max-rounds takes");
+  refused({"--max-rounds", "-1"}, "'-1' is not a number that --max-rounds takes");
+  refused({"--tracker", "guess"}, "--tracker");
   refused({"--max-rounds", "x"}, "--max-rounds");
   refused({"--nonsense"}, "--nonsense");
   refused({"check", "states"}, "states");

@@ -81,6 +81,11 @@ void precopy(Migration& migration) {
     enter_next(migration, Event::kConverged);
     return;
   }
+  if (migration.options.max_rounds == 0 && migration.options.mode == "pre") {
+    log_info("stopping with all pages to be sent: --max-rounds 0");
+    enter_next(migration, Event::kConverged);
+    return;
+  }
   ConvergenceLimits limits;
   limits.downtime_ns_max = migration.options.max_downtime_ns;
   limits.rounds_max = migration.options.max_rounds;

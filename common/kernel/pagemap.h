@@ -66,6 +66,8 @@ struct Word {
   bool file() const { return (bits >> 61 & 1) != 0; }
   bool guard() const { return (bits >> 58 & 1) != 0; }  // Linux 6.15, 0 before
   bool soft_dirty() const { return (bits >> 55 & 1) != 0; }
+  // The page frame, or where in swap the page is; 0: not there, or not to be known.
+  std::uint64_t place() const { return present() || swapped() ? bits & ((1ULL << 55) - 1) : 0; }
 };
 
 // Reads the words of pages [start, start + words.size()); the rest stays 0 when the address space

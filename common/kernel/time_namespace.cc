@@ -52,6 +52,11 @@ void enter_time_namespace_for_children(const TimeOffsets& offsets) {
                                               offset_line("boottime", offsets.boottime_ns));
 }
 
+void leave_time_namespace_for_children() {
+  const UniqueFd own = open_file("/proc/self/ns/time", O_RDONLY);
+  if (::setns(own.get(), CLONE_NEWTIME) != 0) throw_system("back to the own time namespace");
+}
+
 bool is_steady_clock(int clock) {
   return clock == CLOCK_MONOTONIC || clock == CLOCK_BOOTTIME || clock == CLOCK_BOOTTIME_ALARM;
 }

@@ -72,6 +72,8 @@ struct PageState {
   bool file = false;  // only looked at for kPrivateFile
   bool zero_page = false;
   bool guard = false;
+
+  friend bool operator==(const PageState&, const PageState&) = default;
 };
 
 // The decision above, for all backends.

@@ -11,38 +11,47 @@ namespace {
 
 constexpr std::size_t kWordsAtOnce = 32768;
 
-// The bits that decide; pages with equal ones are handled together.
-std::uint64_t key_of(const pagemap::Word& word) {
-  return static_cast<std::uint64_t>(word.present()) |
-         static_cast<std::uint64_t>(word.swapped()) << 1 |
-         static_cast<std::uint64_t>(word.file()) << 2 |
-         static_cast<std::uint64_t>(word.soft_dirty()) << 3 |
-         static_cast<std::uint64_t>(word.guard()) << 4;
+PageState state_of(Address page, const pagemap::Word& word, AreaKind kind, const ZeroFrames& zeros,
+                   PagePlaces& places) {
+  bool written = true;
+  if (kind != AreaKind::kSharedAnonymous) {
+    const auto place = static_cast<std::uint32_t>(word.place());
+    const bool moved = places.exchange(page, place) != place;
+    written = word.soft_dirty() || moved;
+  }
+  return {.written = written,
+          .present = word.present(),
+          .swapped = word.swapped(),
+          .file = word.file(),
+          .zero_page = zeros.contains(word),
+          .guard = word.guard()};
 }
 
 }  // namespace
 
 void classify_words(Address start, std::span<const pagemap::Word> words, const TrackedArea& area,
-                    const PageBitmap& sent, ScanFindings& findings) {
+                    const PageBitmap& sent, const ZeroFrames& zeros, PagePlaces& places,
+                    ScanFindings& findings) {
+  // Pages in the same state are handled together. Each is looked at once: that notes its place.
+  PageState state;
   std::size_t first = 0;
-  while (first < words.size()) {
-    const std::uint64_t key = key_of(words[first]);
-    std::size_t end = first + 1;
-    while (end < words.size() && key_of(words[end]) == key) ++end;
-    const pagemap::Word& word = words[first];
-    const PageState state{.written = word.soft_dirty(),
-                          .present = word.present(),
-                          .swapped = word.swapped(),
-                          .file = word.file(),
-                          .guard = word.guard()};
-    classify(PageRange{start + first * kPageSize, start + end * kPageSize}, state, area.kind,
-             area.fresh, sent, findings);
-    first = end;
+  for (std::size_t page = 0; page <= words.size(); ++page) {
+    PageState next;
+    if (page < words.size()) {
+      next = state_of(start + page * kPageSize, words[page], area.kind, zeros, places);
+      if (page > first && next == state) continue;
+    }
+    if (page > first) {
+      classify(PageRange{start + first * kPageSize, start + page * kPageSize}, state, area.kind,
+               area.fresh, sent, findings);
+    }
+    first = page;
+    state = next;
   }
 }
 
-SoftDirtyTracker::SoftDirtyTracker(int pagemap_fd, int clear_refs_fd)
-    : pagemap_fd_(pagemap_fd), clear_refs_fd_(clear_refs_fd), words_(kWordsAtOnce) {}
+SoftDirtyTracker::SoftDirtyTracker(int pagemap_fd, int clear_refs_fd, ZeroFrames zeros)
+    : pagemap_fd_(pagemap_fd), clear_refs_fd_(clear_refs_fd), words_(kWordsAtOnce), zeros_(zeros) {}
 
 void SoftDirtyTracker::scan(std::span<const TrackedArea> areas, ScanMode mode,
                             const PageBitmap& sent, ScanFindings& findings) {
@@ -52,7 +61,7 @@ void SoftDirtyTracker::scan(std::span<const TrackedArea> areas, ScanMode mode,
           std::min<std::uint64_t>(words_.size(), (area.range.end - at) / kPageSize);
       const std::span<pagemap::Word> words = std::span(words_).first(pages);
       pagemap::read_words(pagemap_fd_, at, words);
-      classify_words(at, words, area, sent, findings);
+      classify_words(at, words, area, sent, zeros_, places_, findings);
       at += pages * kPageSize;
     }
   }

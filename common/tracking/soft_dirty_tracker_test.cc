@@ -38,7 +38,11 @@ ScanFindings classify_all(const std::vector<std::uint64_t>& bits, AreaKind kind,
   std::vector<pagemap::Word> words;
   for (const std::uint64_t word : bits) words.push_back({word});
   ScanFindings findings;
-  classify_words(kBase, words, {pages(0, words.size()), kind, fresh}, sent, findings);
+  PagePlaces places;
+  for (std::size_t page = 0; page < words.size(); ++page) {
+    places.exchange(kBase + page * kPageSize, static_cast<std::uint32_t>(words[page].place()));
+  }
+  classify_words(kBase, words, {pages(0, words.size()), kind, fresh}, sent, {}, places, findings);
   return findings;
 }
 
@@ -66,7 +70,7 @@ TEST(SoftDirtyWords, PagesGivenBackAreFoundByTheirAbsence) {
   EXPECT_EQ(runs_of(anonymous.zero), Runs{pages(0, 3)});  // page 3 was never sent
   EXPECT_TRUE(anonymous.data.empty());
   const ScanFindings shared = classify_all(words, AreaKind::kSharedAnonymous, false, sent);
-  EXPECT_EQ(runs_of(shared.data), Runs{pages(0, 3)});
+  EXPECT_EQ(runs_of(shared.data), (Runs{pages(0, 3), pages(4, 1)}));
   EXPECT_TRUE(shared.zero.empty());
 }
 
@@ -83,6 +87,41 @@ TEST(SoftDirtyWords, OfAFileOnlyCopiesCount) {
   const ScanFindings later = classify_all(words, AreaKind::kPrivateFile, false, sent);
   EXPECT_EQ(runs_of(later.data), (Runs{pages(2, 1), pages(4, 2)}));
   EXPECT_TRUE(later.zero.empty());
+}
+
+TEST(SoftDirtyWords, APageInAnotherPlaceWasWritten) {
+  PagePlaces places;
+  PageBitmap sent;
+  sent.set(pages(0, 4));
+  Runs words_are_zero;
+  const auto scan = [&](const std::vector<std::uint64_t>& bits) {
+    std::vector<pagemap::Word> words;
+    for (const std::uint64_t word : bits) words.push_back({word});
+    ScanFindings findings;
+    classify_words(kBase, words, {pages(0, words.size()), AreaKind::kAnonymous}, sent,
+                   ZeroFrames{.page = 7}, places, findings);
+    EXPECT_EQ(runs_of(findings.zero), words_are_zero);
+    return runs_of(findings.data);
+  };
+  scan({kPresent | 1, kPresent | 2, kPresent | 3, kPresent | 4});
+  EXPECT_EQ(scan({kPresent | 1, kPresent | 2, kPresent | 3, kPresent | 4}), Runs{});
+  // Given back and read: the page of zeros. Swapped: another place, which says nothing else.
+  EXPECT_EQ(scan({kPresent | 1, kPresent | 9, kSwapped | 3 << 5, kPresent | 9}), Runs{pages(1, 3)});
+  EXPECT_EQ(scan({kPresent | 1, kPresent | 9, kSwapped | 3 << 5, kPresent | 9}), Runs{});
+  // Gone meanwhile, and another page since.
+  words_are_zero = {pages(1, 2)};
+  EXPECT_EQ(scan({kPresent | 1, 0, 0, kPresent | 9}), Runs{});
+  words_are_zero = {pages(2, 1)};
+  EXPECT_EQ(scan({kPresent | 1, kPresent | 9, 0, kPresent | 9}), Runs{pages(1, 1)});
+  // What was given back and is read shows the page of zeros, whatever was there before.
+  EXPECT_EQ(scan({kPresent | 1, kPresent | 9, kPresent | 7, kPresent | 9}), Runs{});
+  EXPECT_EQ(scan({kPresent | 1, kPresent | 9, kPresent | 7, kPresent | 9}), Runs{});
+}
+
+TEST(SoftDirtyWords, OfSharedMemoryTheContentDecides) {
+  const ScanFindings found =
+      classify_all({kPresent | kFrame, 0, kPresent | kDirty}, AreaKind::kSharedAnonymous, false);
+  EXPECT_EQ(runs_of(found.data), (Runs{pages(0, 1), pages(2, 1)}));
 }
 
 TEST(SoftDirtyTracker, ReadsInPiecesAndClears) {

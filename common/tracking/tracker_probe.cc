@@ -112,6 +112,30 @@ bool probe_absent_is_written() try {
   return false;
 }
 
+// Reading makes the kernel show its zeros. Whoever has once seen those of a huge page keeps them at
+// their place for as long as it lives.
+ZeroFrames probe_zero_frames() try {
+  const ProbeMemory memory;
+  const UniqueFd pagemap_fd = open_file("/proc/self/pagemap", O_RDONLY);
+  const Address start = memory.range().start;
+  const auto read_word = [&] {
+    static_cast<void>(*reinterpret_cast<const volatile char*>(start));
+    std::array<pagemap::Word, 2> words{};
+    pagemap::read_words(pagemap_fd.get(), start, words);
+    return words;
+  };
+  ZeroFrames zeros;
+  zeros.page = read_word()[0].place();
+  memory.give_back(0, memory.range().pages());
+  ::madvise(reinterpret_cast<void*>(start), kTableBytes, MADV_HUGEPAGE);
+  const auto [first, second] = read_word();
+  const bool huge = first.place() != 0 && second.place() == first.place() + 1;
+  if (huge) zeros.huge = first.place();
+  return zeros;
+} catch (const Error&) {
+  return {};
+}
+
 bool probe_soft_dirty() try {
   const ProbeMemory memory;
   const UniqueFd pagemap_fd = open_file("/proc/self/pagemap", O_RDONLY);
@@ -124,6 +148,10 @@ bool probe_soft_dirty() try {
   return words[0].present() && !words[0].soft_dirty() && words[1].soft_dirty();
 } catch (const Error&) {
   return false;
+}
+
+bool probe_tracker(TrackerKind kind) {
+  return kind == TrackerKind::kWriteProtect ? probe_write_protect() : probe_soft_dirty();
 }
 
 std::optional<TrackerKind> probe_tracker() {

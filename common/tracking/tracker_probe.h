@@ -5,6 +5,8 @@
 #include <optional>
 #include <string_view>
 
+#include "common/tracking/soft_dirty_tracker.h"
+
 namespace godwit {
 
 enum class TrackerKind { kWriteProtect, kSoftDirty };
@@ -15,6 +17,7 @@ std::optional<TrackerKind> tracker_by_name(std::string_view name);
 
 // The better of those that work, or nothing. Needs the privileges of an agent.
 std::optional<TrackerKind> probe_tracker();
+bool probe_tracker(TrackerKind kind);
 bool probe_write_protect();
 bool probe_soft_dirty();
 
@@ -22,5 +25,9 @@ bool probe_soft_dirty();
 // were never there, in an existing and in a missing page table. Kernels differ. False when in
 // doubt.
 bool probe_absent_is_written();
+
+// Needs the privileges of an agent; nothing is known without. `huge` is found where huge pages are
+// on.
+ZeroFrames probe_zero_frames();
 
 }  // namespace godwit
