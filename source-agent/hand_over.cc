@@ -89,8 +89,7 @@ void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
 // Where pages stay here anyway, those that are written most stay as well: the round only names
 // them, and the destination drops what it has of them before the blackout.
 void send_what_was_written(Migration& migration) {
-  const bool has_nothing = migration.lazy && migration.round == 0;
-  if (has_nothing || migration.options.max_rounds == 0) return;
+  if (migration.options.max_rounds == 0) return;
   add_round(migration.report, run_round(migration));
   publish_areas(migration);
 }

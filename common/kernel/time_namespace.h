@@ -20,8 +20,8 @@ TimeOffsets read_time_offsets(pid_t pid);
 // itself stays where it is. Throws Error.
 void enter_time_namespace_for_children(const TimeOffsets& offsets);
 
-// Ends that: children live where the caller does. Linux before 6.3 starts no thread in between. Only
-// for a process with one thread. Throws Error.
+// Ends that: children live where the caller does. Linux before 6.3 starts no thread in between.
+// Only for a process with one thread. Throws Error.
 void leave_time_namespace_for_children();
 
 // A clock as processes with these offsets see it, now.

@@ -23,8 +23,8 @@ class RecoverySocket {
   ~RecoverySocket();  // and its name is gone
 
   int fd() const { return listening_.get(); }  // for poll(2)
-  // One request; an Error that `answer` throws is the problem that it tells. Whoever is slow gets no
-  // answer.
+  // One request; an Error that `answer` throws is the problem that it tells. Whoever is slow gets
+  // no answer.
   using Answer = std::function<proto::RecoveryAnswer(const proto::RecoveryRequest&)>;
   void serve(const Answer& answer);
 
