@@ -49,6 +49,7 @@ struct Space {
   std::vector<TrackedArea> areas;
   PageBitmap sent;        // what the destination holds
   PageBitmap named;       // what it was told to drop, since it stays here until after the switch
+  PageBitmap recent;      // of those, what was written after it was named
   PageContents contents;  // of shared memory, where the tracker can't tell what was written
 };
 
@@ -325,9 +326,12 @@ void SourceServer::send_round(const proto::SendRound& order) {
       leave_named(order, space.areas, space.named, findings.data, left);
       missing_pages = left.missing.count();
       missing_.set(order.space(), left.missing);
+      space.recent.for_each_run([&](const PageRange& run) { left.written.set(run); });
       missing_.put_first(order.space(), left.written);
     } else {
+      const bool first = space.named.empty();
       left.missing.for_each_run([&](const PageRange& run) {
+        if (!first) space.recent.set(run);
         space.named.set(run);
         space.sent.clear(run);
       });

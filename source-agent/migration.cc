@@ -81,6 +81,17 @@ std::optional<proto::Envelope> take_envelope(Migration& migration, proto::Envelo
   return envelope;
 }
 
+// Locked memory must never be missing, so it travels as long as there is time.
+void leave_pages(proto::SendRound& round, const proto::Mappings& layout) {
+  round.set_lazy(true);
+  for (const proto::Mapping& area : layout.areas()) {
+    if ((area.flags() & proto::AREA_LOCKED) == 0) continue;
+    proto::PageSpan& span = *round.add_eager();
+    span.set_start(area.start());
+    span.set_end(area.end());
+  }
+}
+
 }  // namespace
 
 void answer_clock_probe(Migration& migration, const proto::ClockProbe& probe) {
@@ -193,7 +204,7 @@ proto::PageOrder next_round(Migration& migration, const std::vector<PageRange>& 
 
 void order_round(Migration& migration, const std::vector<PageRange>& existing) {
   proto::PageOrder order = next_round(migration, existing);
-  order.mutable_send_round()->set_lazy(migration.lazy);
+  if (migration.lazy) leave_pages(*order.mutable_send_round(), migration.memory->layout());
   migration.pages->link().send(order);
 }
 

@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from .bench_stage import Stage, failure_of, prepare_memory
+from .bench_stage import Stage, failure_of, prepare_memory, stolen_ms
 from .counters import TcpCounters
 from .figures import median_phases, print_phases, print_summary, summary_of
 from .host import Run
@@ -14,7 +14,7 @@ from .redis import Redis, RedisLoad, largest_ms, operations_per_s, percentile_of
 FIGURES = ("client_gap_ms", "client_gap_noise_ms", "client_gap_whole_ms",
            "client_gap_whole_noise_ms", "blackout_ms", "precopy_throughput_ratio",
            "precopy_continuous_ratio", "p99_before_ms", "p99_whole_ms", "total_ms",
-           "bytes_over_resident", "agents_rss_mib")
+           "bytes_over_resident", "agents_rss_mib", "stolen_ms")
 ERRORS = ("failed_commands", "reconnects", "counter_errors", "wrong_replies")
 WARM_UP_S = 0.3
 AFTER_S = 0.3  # more than the margin around the switch
@@ -118,7 +118,9 @@ def one_move(stage: Stage, redis: Redis, options, quiet_s: float, mover) -> dict
         time.sleep(quiet_s)
         quiet_ns = (start_ns, time.time_ns())
         prepare_memory(options.rss_mib)
+        stolen = stolen_ms()
         run, agents_rss_mib = mover(to)
+        stolen = stolen_ms() - stolen
         redis.follow(to, run)
         time.sleep(AFTER_S)
     except (MoveFailed, PeerFailed) as error:
@@ -127,7 +129,7 @@ def one_move(stage: Stage, redis: Redis, options, quiet_s: float, mover) -> dict
         load.stop()
     if failure:
         return {"error": failure, **load.errors, "tcp_timeouts": load.tcp_timeouts}
-    return figures_of(run, load, quiet_ns, agents_rss_mib)
+    return {**figures_of(run, load, quiet_ns, agents_rss_mib), "stolen_ms": stolen}
 
 
 def moved(runs: list[dict]) -> list[dict]:
@@ -194,7 +196,7 @@ def tell(name: str, number: int, figures: dict) -> None:
           f"{figures['client_gap_noise_ms']:.1f}), whole {figures['client_gap_whole_ms']:.1f} "
           f"({figures['client_gap_whole_noise_ms']:.1f}), blackout "
           f"{'not told' if blackout is None else f'{blackout:.1f} ms'}, total "
-          f"{figures['total_ms']:.0f} ms", flush=True)
+          f"{figures['total_ms']:.0f} ms, stolen {figures['stolen_ms']:.0f} ms", flush=True)
 
 
 def results_of(runs: list[dict]) -> dict:

@@ -47,6 +47,13 @@ class Stage:
         return next(other for other in self.hosts if other is not host)
 
 
+def stolen_ms() -> float:
+    """What the hypervisor has given to others while this machine wanted to run, of all processors
+    together (proc_stat(5): steal)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        return int(file.readline().split()[8]) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
 def describe_machine() -> dict:
     """What the figures were taken on, and how much of its processors others took just before."""
     def ticks():
