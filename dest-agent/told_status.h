@@ -1,0 +1,32 @@
+// What `migrate status` of a destination hears (common/model/status_page.h). A file that can't be
+// made is logged, and nothing is told. Nothing here throws. Thread: the session's.
+#pragma once
+
+#include <memory>
+
+#include "common/model/journal.h"
+#include "common/model/post_copy_meter.h"
+#include "common/model/status_page.h"
+
+namespace godwit {
+
+class ToldStatus {
+ public:
+  // Goes on where another session of this migration has stopped.
+  void open(const JournalFolder& folder, const JournalRecord& record) noexcept;
+
+  void enter(State state) noexcept;
+  void placed(std::uint32_t round) noexcept;
+  void take(const proto::MissingPages& news) noexcept;
+  // Another page server goes on, with or without a source.
+  void go_on(bool source_away) noexcept;
+
+ private:
+  void tell() noexcept;
+
+  MigrationStatus status_;
+  PostCopyMeter meter_;
+  std::unique_ptr<StatusPage> page_;
+};
+
+}  // namespace godwit
