@@ -69,6 +69,11 @@ struct Place {
   } catch (const Error& error) {
     log_warning("migration={} not open to `migrate recover`: {}", migration_id, error.what());
   }
+  void start_pages() {
+    if (pages.running()) return;
+    pages.start();
+    status.go_on();
+  }
   pollfd operator_to_come() const { return {operators ? operators->fd() : -1, POLLIN, 0}; }
 };
 
@@ -128,8 +133,8 @@ void Resumed::greet() {
     answer.set_host_pid(record->process.pid);
   }
   if (place_.post_copy.incomplete()) {
-    if (!place_.pages.running()) place_.pages.start();
-    place_.status.go_on(false);
+    place_.start_pages();
+    place_.status.source_away(false);
     proto::StillMissing missing = place_.pages.name_missing();
     answer.mutable_missing()->Swap(missing.mutable_spans());
     if (answer.missing().empty()) complete(place_);
@@ -225,9 +230,7 @@ class Alone {
 };
 
 bool Alone::start_pages() try {
-  if (place_.pages.running()) return true;
-  place_.pages.start();
-  place_.status.go_on(true);
+  place_.start_pages();
   return true;
 } catch (const Error& error) {
   log_warning("migration={} without a source: {}", place_.migration_id, error.what());
@@ -275,6 +278,7 @@ bool Alone::hear_daemon(UniqueFd& next) {
 
 bool Alone::run(UniqueFd& next) {
   constexpr int kAgainMs = 1000;
+  place_.status.source_away(true);
   while (place_.post_copy.incomplete()) {
     const bool started = start_pages();
     pollfd waits[3] = {

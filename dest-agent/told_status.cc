@@ -41,10 +41,13 @@ void ToldStatus::take(const proto::MissingPages& news) noexcept {
   tell();
 }
 
-void ToldStatus::go_on(bool source_away) noexcept {
+void ToldStatus::go_on() noexcept {
   meter_.begin_again();
-  status_.state = State::kPostCopy;
-  status_.source_away = source_away;
+  enter(State::kPostCopy);
+}
+
+void ToldStatus::source_away(bool away) noexcept {
+  status_.source_away = away;
   tell();
 }
 

@@ -18,8 +18,9 @@ class ToldStatus {
   void enter(State state) noexcept;
   void placed(std::uint32_t round) noexcept;
   void take(const proto::MissingPages& news) noexcept;
-  // Another page server goes on, with or without a source.
-  void go_on(bool source_away) noexcept;
+  // Another page server goes on, which counts from zero.
+  void go_on() noexcept;
+  void source_away(bool away) noexcept;
 
  private:
   void tell() noexcept;
