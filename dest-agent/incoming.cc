@@ -228,6 +228,8 @@ void Incoming::build(std::shared_ptr<proto::Process> wanted) {
   group_->add(skeleton_->host_pid());
   if (const auto mark = try_mark_process(skeleton_->host_pid())) record_.process = *mark;
   write_journal(State::kBuilding);
+  status_.open(journal_, record_);
+  status_.enter(State::kBuilding);
   proto::PageOrder order;
   order.mutable_add_space()->set_space(0);
   const int descriptors[] = {skeleton_->task().memory_fd(), skeleton_->mappings().userfaultfd()};
@@ -271,6 +273,7 @@ void Incoming::handle_page_report(const proto::PageReport& report) {
   placed.set_round(round_received_);
   placed.set_bytes(report.round_received().bytes());
   control_.send_body(placed);
+  status_.placed(round_received_);
   network_.prolong();
 }
 
@@ -296,6 +299,7 @@ void Incoming::begin_lazily() {
 }
 
 void Incoming::take_missing_pages(const proto::MissingPages& news) {
+  status_.take(news);
   if (news.missing_pages() == 0 && post_copy_.incomplete()) {
     post_copy_.end();
     lazy_ = false;
@@ -324,6 +328,7 @@ void Incoming::brace(proto::Brace& brace) {
   }
   lazy_ = brace.lazy();
   if (lazy_ || !record_.addresses.empty()) write_journal(State::kBuilding);
+  status_.enter(State::kFreezing);
   network_.brace(brace);
   if (lazy_) {
     skeleton_->mappings().prepare_lazily();
@@ -434,6 +439,7 @@ void Incoming::make_lasting() {
   attempt("keeping the addresses", [&] { network_.keep_addresses(); });
   record_.addresses.clear();  // this host's own now: no recovery takes them away
   attempt("journal", [&] { write_journal(State::kCommitted); });
+  status_.enter(lazy_ ? State::kPostCopy : State::kCompleted);
 }
 
 void Incoming::replay(const proto::HeldPackets& packets) {

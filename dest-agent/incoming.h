@@ -23,6 +23,7 @@
 #include "dest-agent/options.h"
 #include "dest-agent/post_copy.h"
 #include "dest-agent/skeleton.h"
+#include "dest-agent/told_status.h"
 
 namespace godwit {
 
@@ -113,6 +114,7 @@ class Incoming {
   std::int64_t phase_began_ns_ = 0;
   std::vector<proto::Phase> phases_;
   std::vector<std::string> differences_;
+  ToldStatus status_;
 };
 
 }  // namespace godwit

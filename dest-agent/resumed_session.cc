@@ -19,6 +19,7 @@
 #include "common/wire/recovery_socket.h"
 #include "dest-agent/lost_pages.h"
 #include "dest-agent/resumed_pages.h"
+#include "dest-agent/told_status.h"
 
 namespace godwit {
 namespace {
@@ -61,11 +62,17 @@ struct Place {
   PostCopy& post_copy;
   ResumedPages& pages;
   std::optional<RecoverySocket> operators;  // none where it can't be made
+  ToldStatus status;
 
   void open_to_operators() try {
     operators.emplace(recovery_socket_path(options.state_dir, migration_id));
   } catch (const Error& error) {
     log_warning("migration={} not open to `migrate recover`: {}", migration_id, error.what());
+  }
+  void start_pages() {
+    if (pages.running()) return;
+    pages.start();
+    status.go_on();
   }
   pollfd operator_to_come() const { return {operators ? operators->fd() : -1, POLLIN, 0}; }
 };
@@ -126,7 +133,8 @@ void Resumed::greet() {
     answer.set_host_pid(record->process.pid);
   }
   if (place_.post_copy.incomplete()) {
-    if (!place_.pages.running()) place_.pages.start();
+    place_.start_pages();
+    place_.status.source_away(false);
     proto::StillMissing missing = place_.pages.name_missing();
     answer.mutable_missing()->Swap(missing.mutable_spans());
     if (answer.missing().empty()) complete(place_);
@@ -154,6 +162,7 @@ void Resumed::take_connection(Passed passed) {
 void Resumed::take_report() {
   auto news = place_.pages.take_report();
   if (!news) return;
+  place_.status.take(*news);
   if (news->missing_pages() == 0) complete(place_);
   control_.send_body(std::move(*news), monotonic_ns() + kAnswerTimeoutNs);
 }
@@ -221,7 +230,7 @@ class Alone {
 };
 
 bool Alone::start_pages() try {
-  if (!place_.pages.running()) place_.pages.start();
+  place_.start_pages();
   return true;
 } catch (const Error& error) {
   log_warning("migration={} without a source: {}", place_.migration_id, error.what());
@@ -231,6 +240,7 @@ bool Alone::start_pages() try {
 
 void Alone::take_report() try {
   const auto news = place_.pages.take_report();
+  if (news) place_.status.take(*news);
   if (news && news->missing_pages() == 0) complete(place_);
 } catch (const Error& error) {
   log_warning("migration={} without a source: {}", place_.migration_id, error.what());
@@ -268,6 +278,7 @@ bool Alone::hear_daemon(UniqueFd& next) {
 
 bool Alone::run(UniqueFd& next) {
   constexpr int kAgainMs = 1000;
+  place_.status.source_away(true);
   while (place_.post_copy.incomplete()) {
     const bool started = start_pages();
     pollfd waits[3] = {
@@ -293,9 +304,10 @@ void note_missing_pages(const DestOptions& options, const std::string& migration
 void run_resumed_session(const DestOptions& options, const KeyFolder& keys,
                          const std::string& migration_id, int link, PostCopy& post_copy) {
   ResumedPages pages(post_copy);
-  Place place{options, keys, migration_id, link, post_copy, pages, {}};
+  Place place{options, keys, migration_id, link, post_copy, pages, {}, {}};
   place.open_to_operators();
   const auto found = find_record(JournalFolder(options.state_dir), migration_id);
+  if (found) place.status.open(JournalFolder(options.state_dir), *found);
   Alone alone(place, found ? found->process : ProcessMark{});
   UniqueFd socket;
   for (;;) {

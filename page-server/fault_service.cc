@@ -235,6 +235,11 @@ void FaultService::report() {
     news.set_latency_p50_ns(latencies.quantile_ns(0.5));
     news.set_latency_p99_ns(latencies.quantile_ns(0.99));
     news.set_latency_max_ns(latencies.max_ns());
+    latencies.for_each_count([&](std::int64_t below_ns, std::uint64_t count) {
+      proto::LatencyCount& latency = *news.add_latencies();
+      latency.set_below_ns(below_ns);
+      latency.set_count(count);
+    });
   }
   reported_ns_ = monotonic_ns();
   link_.send(message);

@@ -107,7 +107,9 @@ TEST_F(LazyPairTest, FaultsComeFirstAndTheRestFollows) {
   EXPECT_EQ(hash_there(pages(4000, 96)), hash_of_source(pages(4000, 96)));
   send_missing();
   const proto::MissingPages news = finish();
-  EXPECT_EQ(news.faults(), 4u);  // 2001 came with 1999, 3000 before
+  // 3000 came before; 2001 with 1999, or was on its way.
+  EXPECT_GE(news.faults(), 4u);
+  EXPECT_LE(news.faults(), 5u);
   EXPECT_GT(news.zero_faults(), 0u);
   EXPECT_GT(news.latency_p50_ns(), 0);
   EXPECT_GE(news.latency_max_ns(), news.latency_p99_ns());

@@ -55,6 +55,7 @@ void build(Migration& migration) {
   // Before there is anything that somebody else would have to remove.
   migration.record.cgroup_path = FreezerGroup::path_around(pid, migration.id);
   migration.write_journal();
+  migration.progress.publish(migration.journal.status_path_of(migration.record));
   migration.group.emplace(FreezerGroup::around(pid, migration.id));
 
   migration.task.emplace(RemoteTask::attach(pid));

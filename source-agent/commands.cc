@@ -4,7 +4,9 @@
 
 #include <ostream>
 
+#include "common/base/clock.h"
 #include "common/model/phase_table.h"
+#include "common/model/status_text.h"
 #include "common/wire/key_folder.h"
 #include "source-agent/keys.h"
 
@@ -22,6 +24,12 @@ int run_keys(const MigrateOptions& options, std::ostream& out) {
   issue_keys({options.keys_dir, options.host_name, options.role, options.out_dir, options.days});
   out << fmt::format("made the key folder {} for {} as {}: name it with --keys\n", options.out_dir,
                      options.host_name, options.role);
+  return 0;
+}
+
+int run_status(const MigrateOptions& options, std::ostream& out) {
+  const auto migrations = list_migrations(JournalFolder(options.state_dir));
+  out << (options.as_json ? status_json(migrations, monotonic_ns()) : status_text(migrations));
   return 0;
 }
 

@@ -66,6 +66,8 @@ int run(const MigrateOptions& options) {
       return run_keys(options, std::cout);
     case MigrateOptions::Command::kStates:
       return run_states(options, std::cout);
+    case MigrateOptions::Command::kStatus:
+      return run_status(options, std::cout);
     case MigrateOptions::Command::kRecover:
       return run_recover(options, [](const std::string& line) { std::cout << line << '\n'; }) ? 0
                                                                                               : 3;

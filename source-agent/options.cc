@@ -37,6 +37,9 @@ constexpr const char* kRecoverFooter =
     "Exit codes: 0 settled, or done as chosen, 2 can't be done (or wrong usage), 3 at least one "
     "migration\n"
     "is still in doubt, or waits for pages.";
+constexpr const char* kStatusFooter =
+    "Examples:\n  migrate status\n  migrate status --json\n\n"
+    "Of this host, in either role. Exit codes: 0 told, also that there is none, 2 not found out.";
 constexpr const char* kKeysFooter =
     "Examples:\n"
     "  migrate keys init  --dir ca\n"
@@ -111,6 +114,13 @@ void add_migrate(CLI::App& app, MigrateOptions& options) {
   app.add_flag("--verify", options.verify,
                "Compare the restored process with the description before it is released");
   add_state_dir(app, options);
+}
+
+void add_status(CLI::App& status, MigrateOptions& options) {
+  status.footer(kStatusFooter);
+  status.add_flag("--json", options.as_json, "As a list in JSON");
+  add_state_dir(status, options);
+  status.callback([&options] { options.command = Command::kStatus; });
 }
 
 void add_recover(CLI::App& recover, MigrateOptions& options) {
@@ -215,6 +225,7 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   add_verbosity(*check, verbosity);
   check->callback([&options] { options.command = Command::kCheck; });
   add_states(*app.add_subcommand("states", "Print the state machine of a migration"), options);
+  add_status(*app.add_subcommand("status", "Say how the migrations of this host go on"), options);
   CLI::App* recover = app.add_subcommand("recover", "Settle what an agent that died left behind");
   add_recover(*recover, options);
   add_verbosity(*recover, verbosity);

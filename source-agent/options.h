@@ -26,6 +26,7 @@ struct MigrateOptions {
     kCore,
     kStates,
     kRecover,
+    kStatus,
     kKeysInit,
     kKeysIssue,
   };
@@ -75,6 +76,9 @@ struct MigrateOptions {
   enum class LostPages { kTell, kWait, kPoison, kKill };
   std::string migration_id;  // only this one; empty: all
   LostPages lost_pages = LostPages::kTell;
+
+  // kStatus.
+  bool as_json = false;
 
   // kStates.
   StatesForm states_form = StatesForm::kText;

@@ -6,6 +6,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/model/post_copy_meter.h"
 #include "source-agent/migration.h"
 #include "source-agent/page_source.h"
 
@@ -23,48 +24,22 @@ void order_missing_pages(Migration& migration) {
   migration.pages->link().send(order);
 }
 
-// What a page server that is gone has counted, beside what its successor counts.
-class PostCopyNews {
- public:
-  explicit PostCopyNews(Migration& migration) : migration_(migration) {}
+void take_news(Migration& migration, PostCopyMeter& meter, const proto::MissingPages& news) {
+  meter.take(news, monotonic_ns());
+  migration.report.post_copy = meter.report();
+  migration.progress.serve(meter.report());
+}
 
-  void take(const proto::MissingPages& news) {
-    last_ = news;
-    PostCopyReport& report = migration_.report.post_copy;
-    report.missing_pages = news.missing_pages();
-    report.faults = before_.faults() + news.faults();
-    report.zero_faults = before_.zero_faults() + news.zero_faults();
-    report.fault_bytes = before_.fault_bytes() + news.fault_bytes();
-    report.background_bytes = before_.background_bytes() + news.background_bytes();
-    report.latency_p50_ns = news.latency_p50_ns();
-    report.latency_p99_ns = news.latency_p99_ns();
-    report.latency_max_ns = std::max(before_.latency_max_ns(), news.latency_max_ns());
-    migration_.progress.serve(report);
-  }
-  void begin_again() {
-    const PostCopyReport& report = migration_.report.post_copy;
-    before_.set_faults(report.faults);
-    before_.set_zero_faults(report.zero_faults);
-    before_.set_fault_bytes(report.fault_bytes);
-    before_.set_background_bytes(report.background_bytes);
-    before_.set_latency_max_ns(report.latency_max_ns);
-    ++migration_.report.post_copy.reconnects;
-  }
-
- private:
-  Migration& migration_;
-  proto::MissingPages before_;
-  proto::MissingPages last_;
-};
-
-void serve_until_complete(Migration& migration, PostCopyNews& news) {
+void serve_until_complete(Migration& migration, PostCopyMeter& meter) {
   const PageService service{migration.control, migration.pages};
   // What came before the commit was confirmed.
   if (const auto early = std::exchange(migration.missing, std::nullopt)) {
-    news.take(*early);
+    take_news(migration, meter, *early);
     if (early->missing_pages() == 0) return;
   }
-  const MissingSink sink = [&](const proto::MissingPages& what) { news.take(what); };
+  const MissingSink sink = [&](const proto::MissingPages& news) {
+    take_news(migration, meter, news);
+  };
   while (!take_missing_pages(service, sink)) {
     migration.network->forward_until(*migration.control, migration.pages->link().fd(), kTurnMs);
     if (migration.progress.wants_ticks()) migration.progress.tick();
@@ -72,9 +47,11 @@ void serve_until_complete(Migration& migration, PostCopyNews& news) {
 }
 
 // False: there is nothing left to do.
-bool resume(Migration& migration, PostCopyNews& news) {
+bool resume(Migration& migration, PostCopyMeter& meter) {
   migration.machine.apply(Event::kPeerGone);
-  news.begin_again();
+  meter.begin_again();
+  migration.report.post_copy = meter.report();
+  migration.progress.serve(meter.report());
   const PageSource source{.peer = migration.options.to,
                           .keys = &migration.keys,
                           .migration_id = migration.id,
@@ -93,11 +70,10 @@ bool resume(Migration& migration, PostCopyNews& news) {
 void serve_pages(Migration& migration) {
   const std::int64_t began_ns = monotonic_ns();
   PostCopyReport& report = migration.report.post_copy;
-  report.pages = migration.sent.missing_pages();
-  report.missing_pages = report.pages;
+  PostCopyMeter meter(migration.sent.missing_pages());
+  report = meter.report();
   log_info("migration={} it runs there as pid {}, {} pages are missing", migration.id,
            migration.report.pid_destination, report.pages);
-  PostCopyNews news(migration);
   bool connected = false;
   int fruitless = 0;
   std::uint64_t missing = report.pages;
@@ -105,7 +81,7 @@ void serve_pages(Migration& migration) {
     try {
       if (!connected && report.reconnects == 0 && migration.control) order_missing_pages(migration);
       connected = true;
-      serve_until_complete(migration, news);
+      serve_until_complete(migration, meter);
       break;
     } catch (const Error& error) {
       log_warning("migration={} pages of pid {} are missing at {}, connecting again: {}",
@@ -115,7 +91,7 @@ void serve_pages(Migration& migration) {
       missing = report.missing_pages;
       if (fruitless > kFruitlessMax) throw;
       if (fruitless > 1) ::usleep(kPauseUs);
-      if (!resume(migration, news)) break;
+      if (!resume(migration, meter)) break;
     }
   }
   report.ns = monotonic_ns() - began_ns;

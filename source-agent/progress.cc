@@ -42,6 +42,7 @@ Progress::Progress(const MigrateOptions& options)
     }
   }
   says_rounds_ = !options.quiet && !block_;
+  if (const auto mark = try_mark_process(::getpid())) mark_ = *mark;
 }
 
 Progress::~Progress() {
@@ -75,7 +76,38 @@ void Progress::draw(bool now) {
   const std::int64_t now_ns = monotonic_ns();
   if (!now && now_ns - drawn_ns_ < kBetweenDrawingsNs) return;
   drawn_ns_ = now_ns;
+  tell_status(now_ns);
   draw_now();
+}
+
+void Progress::publish(const std::string& path) {
+  try {
+    status_ = std::make_unique<StatusPage>(path);
+    draw(true);
+  } catch (const Error& error) {
+    log_warning("`migrate status` will not know: {}", error.what());
+  }
+}
+
+void Progress::tell_status(std::int64_t now_ns) const {
+  if (!status_) return;
+  const ProgressFacts facts = meter_.facts(state_, quiet_, now_ns);
+  MigrationStatus status;
+  status.agent = mark_;
+  status.pid = facts.pid;
+  status.state = state_;
+  status.round = facts.round;
+  if (facts.round_pages) status.pages_left = static_cast<std::int64_t>(facts.pages_left);
+  const auto put = [](std::int64_t& to, const auto& from) {
+    if (from) to = static_cast<std::int64_t>(*from);
+  };
+  put(status.dirty_pages_per_s, facts.dirty_pages_per_s);
+  put(status.bandwidth_bytes_per_s, facts.bandwidth_bytes_per_s);
+  using Kind = SwitchEstimate::Kind;
+  const bool soon = facts.switch_in.kind == Kind::kAbout || facts.switch_in.kind == Kind::kAtLeast;
+  if (soon) status.switch_in_ns = facts.switch_in.ns;
+  if (facts.post_copy) status.post_copy = *facts.post_copy;
+  status_->tell(status);
 }
 
 // In the background the terminal is somebody else's.
@@ -111,7 +143,7 @@ void Progress::end_round(const RoundReport& round, const Prediction& prediction)
 }
 
 void Progress::serve(const PostCopyReport& report) {
-  meter_.serve(report, monotonic_ns());
+  meter_.serve(report);
   draw(false);
 }
 

@@ -7,11 +7,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "common/model/phase.h"
+#include "common/model/status_page.h"
 #include "source-agent/options.h"
 #include "source-agent/progress_meter.h"
 #include "source-agent/screen_block.h"
@@ -28,6 +30,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  // From now on `migrate status` is told as well, in a file of this name (status_page.h).
+  void publish(const std::string& path);
   void enter(State state);
   void begin_round(std::uint32_t round);
   void scanned(std::uint32_t round, std::uint64_t pages);
@@ -48,6 +52,7 @@ class Progress {
   void say(std::string_view lines);
   void draw(bool now);
   void draw_now();
+  void tell_status(std::int64_t now_ns) const;
   std::vector<StyledLine> lines() const;
 
   std::optional<Terminal> terminal_;
@@ -58,6 +63,8 @@ class Progress {
   bool quiet_ = false;
   std::string kept_;  // log lines of the quiet time
   std::int64_t drawn_ns_ = 0;
+  ProcessMark mark_;  // of this program
+  std::unique_ptr<StatusPage> status_;
 };
 
 // What the environment says about the terminal: a block can't be drawn on one that is dumb or not

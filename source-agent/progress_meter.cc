@@ -89,16 +89,12 @@ void ProgressMeter::end_round(const RoundReport& round, const Prediction& predic
   if (prediction.downtime_ns > 0) facts_.pause_ns = prediction.downtime_ns;
 }
 
-void ProgressMeter::serve(const PostCopyReport& report, std::int64_t now_ns) {
-  if (serving_since_ns_ == 0) serving_since_ns_ = now_ns;
+void ProgressMeter::serve(const PostCopyReport& report) {
   facts_.post_copy = report;
-  const std::uint64_t came = report.pages - std::min(report.pages, report.missing_pages);
-  const std::int64_t took_ns = now_ns - serving_since_ns_;
   facts_.complete_in_ns.reset();
-  if (came == 0 || took_ns <= 0) return;
-  facts_.complete_in_ns =
-      static_cast<std::int64_t>(static_cast<double>(report.missing_pages) *
-                                static_cast<double>(took_ns) / static_cast<double>(came));
+  if (report.complete_in_ns != PostCopyReport::kUnknown) {
+    facts_.complete_in_ns = report.complete_in_ns;
+  }
 }
 
 ProgressFacts ProgressMeter::facts(State state, bool switching, std::int64_t now_ns) const {

@@ -64,7 +64,7 @@ class ProgressMeter {
   void scanned(std::uint32_t round, std::uint64_t pages);
   void sent(std::uint32_t round, std::uint64_t pages, std::uint64_t bytes, std::int64_t now_ns);
   void end_round(const RoundReport& round, const Prediction& prediction);
-  void serve(const PostCopyReport& report, std::int64_t now_ns);
+  void serve(const PostCopyReport& report);
 
   ProgressFacts facts(State state, bool switching, std::int64_t now_ns) const;
 
@@ -75,7 +75,6 @@ class ProgressMeter {
   std::int64_t round_began_ns_ = 0;
   std::int64_t last_round_ns_ = 0;  // how long the one before took; 0: there was none
   bool in_round_ = false;
-  std::int64_t serving_since_ns_ = 0;
 };
 
 }  // namespace godwit

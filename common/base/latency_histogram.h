@@ -13,10 +13,20 @@ namespace godwit {
 // Nanoseconds. Thread: one at a time.
 class LatencyHistogram {
  public:
-  void add(std::int64_t ns) {
-    ++counts_[bucket_of(ns)];
-    ++count_;
+  void add(std::int64_t ns) { add_many(ns, 1); }
+  void add_many(std::int64_t ns, std::uint64_t times) {
+    counts_[bucket_of(ns)] += times;
+    count_ += times;
     max_ns_ = std::max(max_ns_, ns);
+  }
+  // The longest was this one, as somebody knows who has not only counts.
+  void limit(std::int64_t max_ns) { max_ns_ = max_ns; }
+  // For each bucket that has any: sink(below_ns, count), the shortest first.
+  template <typename Sink>
+  void for_each_count(Sink sink) const {
+    for (std::size_t bucket = 0; bucket < counts_.size(); ++bucket) {
+      if (counts_[bucket] > 0) sink(end_of(bucket), counts_[bucket]);
+    }
   }
   std::uint64_t count() const { return count_; }
   std::int64_t max_ns() const { return max_ns_; }

@@ -124,7 +124,12 @@ void JournalFolder::write(const JournalRecord& record) const {
 
 void JournalFolder::remove(const JournalRecord& record) const {
   const std::string path = path_of(record);
+  ::unlink(status_path_of(record).c_str());
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw_system("remove {}", path);
+}
+
+std::string JournalFolder::status_path_of(const JournalRecord& record) const {
+  return fmt::format("{}/{}-{}.status", dir_, record.migration_id, record.role);
 }
 
 UniqueFd JournalFolder::claim(const JournalRecord& record) const {

@@ -64,6 +64,8 @@ class JournalFolder {
   // For whoever settles it: two at once would remove things under each other's hands. Waits for
   // another one; until it is closed, others wait. Invalid when the journal is gone: it is settled.
   UniqueFd claim(const JournalRecord& record) const;
+  // Where the status of its migration is (status_page.h), which goes with the journal.
+  std::string status_path_of(const JournalRecord& record) const;
   // Where it is, or would be.
   std::string path_of(const JournalRecord& record) const;
 

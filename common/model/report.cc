@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "common/model/report_json.h"
+
 namespace godwit {
 namespace {
 
@@ -14,9 +16,6 @@ using Json = nlohmann::ordered_json;
 
 // More than a report of some hundred rounds has.
 constexpr off_t kReservedBytes = 256 << 10;
-
-// Milliseconds with whole microseconds: a reader has no use for more digits.
-double json_ms(std::int64_t ns) { return std::round(static_cast<double>(ns) / 1e3) / 1e3; }
 
 Json phases_json(const std::vector<std::pair<std::string, std::int64_t>>& phases) {
   Json object = Json::object();
@@ -44,19 +43,12 @@ Json finding_json(const proto::Finding& finding) {
               {"warning", finding.warning()}};
 }
 
-Json post_copy_json(const PostCopyReport& report) {
-  if (report.pages == 0) return nullptr;
-  return Json{{"pages", report.pages},
-              {"missing_pages", report.missing_pages},
-              {"faults", report.faults},
-              {"zero_faults", report.zero_faults},
-              {"fault_bytes", report.fault_bytes},
-              {"background_bytes", report.background_bytes},
-              {"fault_latency_p50_ms", json_ms(report.latency_p50_ns)},
-              {"fault_latency_p99_ms", json_ms(report.latency_p99_ns)},
-              {"fault_latency_max_ms", json_ms(report.latency_max_ns)},
-              {"reconnects", report.reconnects},
-              {"ms", json_ms(report.ns)}};
+Json latencies_json(const LatencyHistogram& latencies) {
+  Json array = Json::array();
+  latencies.for_each_count([&](std::int64_t below_ns, std::uint64_t count) {
+    array.push_back(Json{{"below_ms", json_ms(below_ns)}, {"faults", count}});
+  });
+  return array;
 }
 
 Json error_json(const std::optional<ErrorReport>& error) {
@@ -86,6 +78,24 @@ void write_text(int fd, const std::string& text, const std::string& path) {
 }
 
 }  // namespace
+
+double json_ms(std::int64_t ns) { return std::round(static_cast<double>(ns) / 1e3) / 1e3; }
+
+Json post_copy_json(const PostCopyReport& report) {
+  if (report.pages == 0) return nullptr;
+  return Json{{"pages", report.pages},
+              {"missing_pages", report.missing_pages},
+              {"faults", report.faults},
+              {"zero_faults", report.zero_faults},
+              {"fault_bytes", report.fault_bytes},
+              {"background_bytes", report.background_bytes},
+              {"fault_latency_p50_ms", json_ms(report.latency_p50_ns)},
+              {"fault_latency_p99_ms", json_ms(report.latency_p99_ns)},
+              {"fault_latency_max_ms", json_ms(report.latency_max_ns)},
+              {"fault_latencies", latencies_json(report.latencies)},
+              {"reconnects", report.reconnects},
+              {"ms", json_ms(report.ns)}};
+}
 
 void add_round(MigrationReport& report, const RoundReport& round) {
   report.rounds.push_back(round);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/base/error.h"
+#include "common/base/latency_histogram.h"
 #include "common/base/unique_fd.h"
 #include "common/model/findings.h"
 #include "common/model/phase.h"
@@ -41,6 +42,12 @@ struct PostCopyReport {
   std::int64_t latency_max_ns = 0;
   int reconnects = 0;   // connections and page servers that were lost and replaced
   std::int64_t ns = 0;  // from the switch until the last page was there
+  LatencyHistogram latencies;
+
+  // While it goes on.
+  static constexpr std::int64_t kUnknown = -1;
+  std::uint64_t faults_per_s = 0;
+  std::int64_t complete_in_ns = kUnknown;
 };
 
 struct ErrorReport {
