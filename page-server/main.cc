@@ -60,8 +60,8 @@ int main(int argc, char** argv) try {
       "  page-server --role source --link-fd 3");
   app.add_option(
          "--role", options.role,
-         "Which end of the stream; recorder: a source whose pages go to an image; player: a\n"
-         "destination whose pages come out of one")
+         "Which end of the stream; recorder: a source whose pages go to an image; player:\n"
+         "a destination whose pages come out of one")
       ->type_name("source|recorder|destination|player")
       ->required()
       ->check(CLI::IsMember({"source", "recorder", "destination", "player"}));

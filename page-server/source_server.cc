@@ -340,6 +340,8 @@ void SourceServer::send_round(const proto::SendRound& order) {
   if (image_ && order.final()) image_->keep();
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
+  // What was named ahead and travels after all is heard of, whatever it holds.
+  if (order.lazy() && order.final()) reader.tell_zeros();
   if (tracker_ == TrackerKind::kSoftDirty) reader.compare_shared(space.contents);
   RoundProgress progress(link_, order.round(), order.final());
   read(space, findings, reader, progress);
