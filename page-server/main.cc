@@ -58,10 +58,9 @@ int main(int argc, char** argv) try {
   app.footer(
       "Example (descriptor 3 is one end of a socket pair, the agent has the other):\n"
       "  page-server --role source --link-fd 3");
-  app.add_option(
-         "--role", options.role,
-         "Which end of the stream; recorder: a source whose pages go to an image; player:\n"
-         "a destination whose pages come out of one")
+  app.add_option("--role", options.role,
+                 "Which end of the stream; recorder: a source whose pages go to an image; player:\n"
+                 "a destination whose pages come out of one")
       ->type_name("source|recorder|destination|player")
       ->required()
       ->check(CLI::IsMember({"source", "recorder", "destination", "player"}));
