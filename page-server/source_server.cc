@@ -238,6 +238,20 @@ void SourceServer::set_areas(const proto::SetAreas& order) {
   if (image_) image_->forget_lost(order.space(), space.areas);
 }
 
+// What is sent as zeros and was written since is found as written.
+void distrust(const proto::SendRound& order, const PageBitmap& sent, ScanFindings& findings) {
+  PageBitmap gone;
+  for (const proto::PageSpan& span : order.distrusted()) {
+    sent.for_each_run(range_of(span), [&](const PageRange& run) { gone.set(run); });
+  }
+  if (gone.empty()) return;
+  for (const proto::PageSpan& span : order.existing()) {
+    gone.for_each_run(range_of(span), [&](const PageRange& run) { findings.data.set(run); });
+    gone.clear(range_of(span));
+  }
+  gone.for_each_run([&](const PageRange& run) { findings.zero.set(run); });
+}
+
 ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
   ScanFindings findings;
   const ScanMode mode = order.final() ? ScanMode::kFinal : ScanMode::kRunning;
@@ -250,6 +264,7 @@ ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
     space.sent.for_each_run([&](const PageRange& run) { absent.clear(run); });
     absent.for_each_run([&](const PageRange& run) { findings.data.set(run); });
   }
+  distrust(order, space.sent, findings);
   // A dead address space has no written pages, which must not look like a converged round.
   if (!space.areas.empty()) require_alive(space.memory.get(), space.areas.front().range.start);
   for (TrackedArea& area : space.areas) area.fresh = false;

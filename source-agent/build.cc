@@ -65,6 +65,7 @@ void build(Migration& migration) {
   proto::Process process = migration.capture->describe(*migration.task);
   leave_out_registers(process);
   migration.memory.emplace(*migration.task, migration.tracker);
+  migration.shared_objects.emplace(pid);
   migration.memory->update(migration.capture->mappings().described());
   migration.memory->mark_described();
   migration.task->resume();

@@ -166,8 +166,7 @@ std::uint64_t eager_pages_max(const Migration& migration) {
 }
 
 void order_last_pages(Migration& migration) {
-  proto::PageOrder order =
-      next_round(migration, shared_object_data(migration.options.pid, migration.memory->layout()));
+  proto::PageOrder order = next_round(migration);
   proto::SendRound& round = *order.mutable_send_round();
   round.set_final(true);
   if (migration.lazy) {

@@ -81,6 +81,15 @@ std::optional<proto::Envelope> take_envelope(Migration& migration, proto::Envelo
   return envelope;
 }
 
+void add_spans(const std::vector<PageRange>& ranges,
+               google::protobuf::RepeatedPtrField<proto::PageSpan>& spans) {
+  for (const PageRange& range : ranges) {
+    proto::PageSpan& span = *spans.Add();
+    span.set_start(range.start);
+    span.set_end(range.end);
+  }
+}
+
 // Locked memory must never be missing, so it travels as long as there is time.
 void leave_pages(proto::SendRound& round, const proto::Mappings& layout) {
   round.set_lazy(true);
@@ -188,22 +197,20 @@ void begin_generation(Migration& migration) {
   migration.pages->link().send(order);
 }
 
-proto::PageOrder next_round(Migration& migration, const std::vector<PageRange>& existing) {
+proto::PageOrder next_round(Migration& migration) {
   proto::PageOrder order;
   proto::SendRound& round = *order.mutable_send_round();
   round.set_round(++migration.round);
   round.set_space(0);
   round.set_generation(migration.generation);
-  for (const PageRange& range : existing) {
-    proto::PageSpan& span = *round.add_existing();
-    span.set_start(range.start);
-    span.set_end(range.end);
-  }
+  const SharedPages shared = migration.shared_objects->look(migration.memory->layout());
+  add_spans(shared.existing, *round.mutable_existing());
+  add_spans(shared.distrusted, *round.mutable_distrusted());
   return order;
 }
 
-void order_round(Migration& migration, const std::vector<PageRange>& existing) {
-  proto::PageOrder order = next_round(migration, existing);
+void order_round(Migration& migration) {
+  proto::PageOrder order = next_round(migration);
   if (migration.lazy) leave_pages(*order.mutable_send_round(), migration.memory->layout());
   migration.pages->link().send(order);
 }

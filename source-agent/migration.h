@@ -26,6 +26,7 @@
 #include "source-agent/network.h"
 #include "source-agent/options.h"
 #include "source-agent/progress.h"
+#include "source-agent/shared_objects.h"
 #include "source-agent/tracked_memory.h"
 
 namespace godwit {
@@ -57,6 +58,7 @@ struct Migration {
   std::optional<RemoteTask> task;
   std::optional<FreezerGroup> group;
   std::optional<TrackedMemory> memory;
+  std::optional<SharedObjects> shared_objects;
   std::optional<SourceNetwork> network;
   std::optional<CalmStreams> calm;  // from shortly before the blackout
 
@@ -140,10 +142,9 @@ void publish_areas(Migration& migration);
 // The same areas under the next generation, whose pages the destination holds back until it has the
 // description of that generation.
 void begin_generation(Migration& migration);
-// The next round, to be filled in further and ordered with order_round(). `existing`: see SendRound
-// in page_service.proto.
-proto::PageOrder next_round(Migration& migration, const std::vector<PageRange>& existing);
-void order_round(Migration& migration, const std::vector<PageRange>& existing);
+// The next round, to be filled in further and ordered with order_round().
+proto::PageOrder next_round(Migration& migration);
+void order_round(Migration& migration);
 // Clocks as the task sees them, for the destination's time namespace.
 void answer_clock_probe(Migration& migration, const proto::ClockProbe& probe);
 

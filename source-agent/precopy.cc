@@ -51,7 +51,7 @@ RoundReport run_round(Migration& migration) {
   migration.progress.begin_round(migration.round + 1);
   const bool stops = migration.memory->kind() == TrackerKind::kSoftDirty;
   if (stops) migration.task->stop();
-  order_round(migration, shared_object_data(migration.options.pid, migration.memory->layout()));
+  order_round(migration);
   if (stops) scan_stopped(migration, deadline_ns);
   while (migration.placed_round < migration.round || migration.sent.round() < migration.round) {
     take_event(migration, deadline_ns);

@@ -337,27 +337,4 @@ void preflight_mappings(pid_t host_pid, Findings& findings) {
   MappingsCapture(host_pid).preflight(findings);
 }
 
-std::vector<PageRange> shared_object_data(pid_t host_pid, const proto::Mappings& mappings) {
-  std::vector<PageRange> ranges;
-  for (const proto::Mapping& area : mappings.areas()) {
-    if (area.backing() != proto::BACKING_SHARED_ANONYMOUS) continue;
-    const PageRange range{area.start(), area.end()};
-    // O_RDONLY: opening does not touch the object, SEEK_DATA does not either.
-    const UniqueFd object = try_open_file(map_files_link(host_pid, range), O_RDONLY);
-    if (!object.valid()) continue;  // the area changed: the next description has it
-    const off_t end = static_cast<off_t>(area.offset() + range.bytes());
-    off_t at = static_cast<off_t>(area.offset());
-    while (at < end) {
-      const off_t data = ::lseek(object.get(), at, SEEK_DATA);
-      if (data < 0 || data >= end) break;
-      const off_t hole = std::min<off_t>(::lseek(object.get(), data, SEEK_HOLE), end);
-      if (hole <= data) break;
-      const Address base = range.start - area.offset();
-      ranges.push_back({base + static_cast<Address>(data), base + static_cast<Address>(hole)});
-      at = hole;
-    }
-  }
-  return ranges;
-}
-
 }  // namespace godwit

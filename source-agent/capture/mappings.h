@@ -82,8 +82,4 @@ class MappingsCapture {
 proto::Mappings capture_mappings(CaptureContext& context);
 void preflight_mappings(pid_t host_pid, Findings& findings);
 
-// Pages of shared anonymous objects that hold data, whether or not a page table shows them: for the
-// first round. Ranges in the task's address space.
-std::vector<PageRange> shared_object_data(pid_t host_pid, const proto::Mappings& mappings);
-
 }  // namespace godwit
