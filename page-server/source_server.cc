@@ -238,18 +238,22 @@ void SourceServer::set_areas(const proto::SetAreas& order) {
   if (image_) image_->forget_lost(order.space(), space.areas);
 }
 
-// What is sent as zeros and was written since is found as written.
-void distrust(const proto::SendRound& order, const PageBitmap& sent, ScanFindings& findings) {
+// What is a hole of its object is sent as zeros; what was written since is found as written, and
+// goes after it.
+void find_removed(const proto::SendRound& order, const PageBitmap& sent, ScanFindings& findings) {
+  const auto add_sent_of = [&](const proto::PageSpan& span, PageBitmap& pages) {
+    sent.for_each_run(range_of(span), [&](const PageRange& run) { pages.set(run); });
+  };
   PageBitmap gone;
-  for (const proto::PageSpan& span : order.distrusted()) {
-    sent.for_each_run(range_of(span), [&](const PageRange& run) { gone.set(run); });
-  }
-  if (gone.empty()) return;
-  for (const proto::PageSpan& span : order.existing()) {
-    gone.for_each_run(range_of(span), [&](const PageRange& run) { findings.data.set(run); });
-    gone.clear(range_of(span));
-  }
-  gone.for_each_run([&](const PageRange& run) { findings.zero.set(run); });
+  for (const proto::PageSpan& span : order.looked_at()) add_sent_of(span, gone);
+  for (const proto::PageSpan& span : order.existing()) gone.clear(range_of(span));
+  PageBitmap distrusted;
+  for (const proto::PageSpan& span : order.distrusted()) add_sent_of(span, distrusted);
+  gone.for_each_run([&](const PageRange& run) {
+    findings.zero.set(run);
+    distrusted.clear(run);
+  });
+  distrusted.for_each_run([&](const PageRange& run) { findings.data.set(run); });
 }
 
 ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
@@ -264,7 +268,7 @@ ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
     space.sent.for_each_run([&](const PageRange& run) { absent.clear(run); });
     absent.for_each_run([&](const PageRange& run) { findings.data.set(run); });
   }
-  distrust(order, space.sent, findings);
+  find_removed(order, space.sent, findings);
   // A dead address space has no written pages, which must not look like a converged round.
   if (!space.areas.empty()) require_alive(space.memory.get(), space.areas.front().range.start);
   for (TrackedArea& area : space.areas) area.fresh = false;

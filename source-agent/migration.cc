@@ -205,6 +205,7 @@ proto::PageOrder next_round(Migration& migration) {
   round.set_generation(migration.generation);
   const SharedPages shared = migration.shared_objects->look(migration.memory->layout());
   add_spans(shared.existing, *round.mutable_existing());
+  add_spans(shared.looked_at, *round.mutable_looked_at());
   add_spans(shared.distrusted, *round.mutable_distrusted());
   return order;
 }

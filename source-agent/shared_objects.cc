@@ -47,10 +47,13 @@ SharedPages SharedObjects::look(const proto::Mappings& mappings) {
     const Seen now{about.st_mtim.tv_sec * 1'000'000'000LL + about.st_mtim.tv_nsec,
                    clock_ns(CLOCK_REALTIME)};
     const auto before = seen_.find(area.shared_object());
-    if (before != seen_.end() && (before->second.modified_ns != now.modified_ns ||
-                                  now.modified_ns + kCoarseNs > before->second.looked_ns)) {
+    const bool small = static_cast<std::uint64_t>(about.st_size) <= kSmallBytes;
+    if (small && before != seen_.end() &&
+        (before->second.modified_ns != now.modified_ns ||
+         now.modified_ns + kCoarseNs > before->second.looked_ns)) {
       pages.distrusted.push_back({area.start(), area.end()});
     }
+    pages.looked_at.push_back({area.start(), area.end()});
     seen.emplace(area.shared_object(), now);
     add_existing(object.get(), area, pages.existing);
   }

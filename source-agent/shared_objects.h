@@ -17,17 +17,22 @@ namespace godwit {
 
 // Ranges in the task's address space.
 struct SharedPages {
+  std::vector<PageRange> looked_at;   // areas; what of them is not `existing` is a hole
   std::vector<PageRange> existing;    // hold data in their object
-  std::vector<PageRange> distrusted;  // areas whose object may have lost pages since the last look
+  std::vector<PageRange> distrusted;  // areas of small objects that changed since the last look
 };
 
 class SharedObjects {
  public:
   explicit SharedObjects(pid_t host_pid) : host_pid_(host_pid) {}
 
-  // Before each round. The kernel counts the removal of pages as a modification of the object
-  // (inode(7): mtime). What is as old as the clock of such times is coarse counts as new.
+  // Before each round. A page that was removed is a hole, until it is read: then it exists again,
+  // with zeros, and nothing tells but the object's time of modification (inode(7): mtime), which
+  // any write changes as well. So that is asked of objects up to kSmallBytes. What is as old as the
+  // clock of such times is coarse counts as new.
   SharedPages look(const proto::Mappings& mappings);
+
+  static constexpr std::uint64_t kSmallBytes = 1 << 20;
 
  private:
   struct Seen {

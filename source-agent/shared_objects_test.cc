@@ -46,12 +46,20 @@ TEST_F(SharedObjectsTest, WhatTheObjectHoldsExists) {
   EXPECT_THAT(objects_.look(mappings_).existing, ElementsAre(page(2)));
 }
 
-TEST_F(SharedObjectsTest, WritesAreNoReasonForDistrust) {
-  wait();
+TEST_F(SharedObjectsTest, LargeOnesAreNotSentAgainForEachWrite) {
+  constexpr std::uint64_t kBytes = SharedObjects::kSmallBytes + kPageSize;
+  auto* large = static_cast<std::byte*>(
+      ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  const auto start = reinterpret_cast<Address>(large);
+  mappings_.mutable_areas(0)->set_start(start);
+  mappings_.mutable_areas(0)->set_end(start + kBytes);
   objects_.look(mappings_);
-  memory_[3 * kPageSize] = std::byte{1};
-  wait();
-  EXPECT_THAT(objects_.look(mappings_).distrusted, IsEmpty());
+  *large = std::byte{1};
+  const SharedPages pages = objects_.look(mappings_);
+  EXPECT_THAT(pages.distrusted, IsEmpty());
+  EXPECT_THAT(pages.looked_at, ElementsAre(PageRange{start, start + kBytes}));
+  EXPECT_THAT(pages.existing, ElementsAre(PageRange{start, start + kPageSize}));
+  ::munmap(large, kBytes);
 }
 
 TEST_F(SharedObjectsTest, RemovedPagesAre) {
