@@ -127,7 +127,7 @@ class HiddenWrites {
 
  private:
   static constexpr size_t kSmallBytes = 64 * kPageBytes;
-  static constexpr size_t kFileBytes = 16 * kPageBytes;
+  static constexpr size_t kFileBytes = 4 * kPageBytes;
 
   std::array<Pages*, 7> all() {
     return {&given_back_, &huge_, &left_, &right_, &swapped_, &shared_, &merged_};
