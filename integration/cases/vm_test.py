@@ -27,13 +27,13 @@ class VmTest(unittest.TestCase):
         """A kernel without PAGEMAP_SCAN: every page is right."""
         self.check("memory", "6.1", "6.1", "soft-dirty")
 
-    def test_traps_of_soft_dirty(self):
-        """Writes that leave no soft-dirty bit."""
-        self.check("traps", "6.1", "6.1", "soft-dirty")
-
     def test_redis_with_clients(self):
         """Clients that never reconnect see no error."""
         self.check("redis", "6.1", "6.1", "soft-dirty")
+
+    def test_other_kernel(self):
+        """There and back between kernels: vDSO calls go on in the other's."""
+        self.check("memory", "6.12", "6.1", "write-protect, soft-dirty")
 
     def test_memory_under_write_protection(self):
         """A kernel that has both trackers takes the one that lets the process run."""

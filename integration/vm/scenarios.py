@@ -108,17 +108,6 @@ def memory(pair: Pair) -> Outcome:
     return _move_program(pair, "memory_checker", "16", "2", "300", options=("--max-downtime", "200ms"))
 
 
-def traps(pair: Pair) -> Outcome:
-    """What hides writes from soft-dirty bits: new, moved and merged areas, pages given back and read,
-    pages in swap and of files, huge pages."""
-    for host in (pair.a, pair.b):
-        done = host.machine.run("sh", "-c", "modprobe zram && echo 64M > /sys/block/zram0/disksize "
-                                "&& mkswap /dev/zram0 && swapon /dev/zram0")
-        if done.code != 0:
-            raise AssertionError(f"no swap on {host.part}: {done}")
-    return _move_program(pair, "hidden_writes", options=("--max-downtime", "10s"))
-
-
 def layout(pair: Pair) -> Outcome:
     """Areas that come, go, grow and move."""
     return _move_program(pair, "changing_layout", options=("--max-downtime", "500ms"))
@@ -217,5 +206,5 @@ def stop_and_copy(pair: Pair, mib: int = 256) -> Outcome:
 
 
 SCENARIOS = {function.__name__.replace("_", "-"): function for function in
-             (memory, traps, layout, shared, threads, clocks, python, redis, stop_and_copy)}
+             (memory, layout, shared, threads, clocks, python, redis, stop_and_copy)}
 MEMORY_MIB = {"stop-and-copy": 1280}
