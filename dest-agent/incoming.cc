@@ -20,7 +20,6 @@
 #include "common/model/snapshot_check.h"
 #include "common/model/vdso_image.h"
 #include "dest-agent/clocks.h"
-#include "dest-agent/player.h"
 #include "dest-agent/preflight.h"
 
 namespace godwit {
@@ -176,19 +175,10 @@ void Incoming::start_faults(UniqueFd connection) {
   pages_->link().send(order, descriptors);
 }
 
-void Incoming::play(const Image& image) {
+void Incoming::play(const std::vector<ImageLevel>& levels, const proto::PlayImage& order) {
   plays_ = true;
-  pages_.emplace(PageServerProcess::spawn("destination"));
-  for (const ImageLevel& level : image.open_levels()) {
-    proto::PageOrder order;
-    order.mutable_add_image_level()->set_name(level.name);
-    const int descriptors[] = {level.index.get(), level.pages.get()};
-    pages_->link().send(order, descriptors);
-  }
-  proto::PageOrder order;
-  order.mutable_play_image()->set_round(Player::kRound);
-  order.mutable_play_image()->set_generation(Player::kGeneration);
-  pages_->link().send(order);
+  pages_.emplace(PageServerProcess::spawn("player"));
+  send_image(pages_->link(), levels, order);
 }
 
 void Incoming::describe(proto::Snapshot& snapshot) {
@@ -260,6 +250,8 @@ void Incoming::on_page_report() {
     post_copy_.hold_child(report.forked_space().parent(), std::move(fds.front()));
   } else if (report.has_missing_pages()) {
     take_missing_pages(report.missing_pages());
+  } else if (report.has_lost_pages()) {
+    lost_.take(report.lost_pages(), skeleton_->host_pid());
   } else {
     handle_page_report(report);
   }
@@ -305,7 +297,7 @@ void Incoming::take_missing_pages(const proto::MissingPages& news) {
   if (news.missing_pages() == 0 && post_copy_.incomplete()) {
     post_copy_.end();
     lazy_ = false;
-    attempt("journal", [&] { write_journal(State::kCommitted); });
+    attempt("journal", [&] { write_journal(committed_ ? State::kCommitted : State::kBuilding); });
   }
   control_.send_body(news);
 }

@@ -11,13 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "common/image/image.h"
 #include "common/kernel/cgroup_fs.h"
 #include "common/kernel/precedence.h"
 #include "common/model/journal.h"
 #include "common/wire/channel.h"
 #include "common/wire/key_folder.h"
 #include "common/wire/page_server_process.h"
+#include "dest-agent/lazy_restore.h"
 #include "dest-agent/network.h"
 #include "dest-agent/nursery.h"
 #include "dest-agent/options.h"
@@ -40,8 +40,8 @@ class Incoming {
   void start_pages(UniqueFd connection);
   // For post-copy: the connection that page faults are asked for over.
   void start_faults(UniqueFd connection);
-  // A restore: pages come out of this image, which must outlive the call only.
-  void play(const Image& image);
+  // A restore: pages come out of this image.
+  void play(const std::vector<ImageLevel>& levels, const proto::PlayImage& order);
   // Builds the skeleton, or reconciles it. Takes the description out of the message.
   void describe(proto::Snapshot& snapshot);
   void on_page_report();
@@ -56,12 +56,15 @@ class Incoming {
   // The source is gone after the commit: finish without it.
   void finish_alone();
 
+  // What of the image could not be read.
+  LostImagePages& lost_pages() { return lost_; }
   bool committed() const { return committed_; }
   // It runs here and pages of it are still at the source.
   bool misses_pages() const { return committed_ && post_copy_.incomplete(); }
   PostCopy& post_copy() { return post_copy_; }
   // The source may hang up without that being a failure.
   bool ended_by_peer() const { return check_only_ || (plays_ && !skeleton_); }
+  pid_t host_pid() const { return skeleton_ ? skeleton_->host_pid() : 0; }
   // -1 while there is no page server.
   int page_link_fd();
 
@@ -110,6 +113,7 @@ class Incoming {
   UniqueFd fault_connection_;  // until there is a page server
   bool lazy_ = false;          // it is to run before every page is here, until they are
   PostCopy post_copy_;
+  LostImagePages lost_;
   proto::RoundReceived last_round_;
   std::int64_t phase_began_ns_ = 0;
   std::vector<proto::Phase> phases_;

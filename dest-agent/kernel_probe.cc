@@ -92,7 +92,8 @@ bool has_sockets(const proto::Process& process) {
   });
 }
 
-std::vector<Feature> features_for(const proto::Process& process, const std::string& migration_id) {
+std::vector<Feature> features_for(const proto::Process& process, const std::string& migration_id,
+                                  bool holds_packets) {
   std::vector<Feature> features{
       {kMissing, "userfaultfd(2)", try_userfaultfd,
        "a kernel with CONFIG_USERFAULTFD; give dest-agent CAP_SYS_PTRACE"},
@@ -108,6 +109,8 @@ std::vector<Feature> features_for(const proto::Process& process, const std::stri
   if (has_sockets(process)) {
     features.push_back({kMissing, "TCP_REPAIR", try_tcp_repair,
                         "a kernel with CONFIG_CHECKPOINT_RESTORE; give dest-agent CAP_NET_ADMIN"});
+  }
+  if (has_sockets(process) && holds_packets) {
     features.push_back(
         {kMissing, "nftables", [migration_id] { try_packet_hold(migration_id); },
          "a kernel with CONFIG_NF_TABLES_INET and CONFIG_NETFILTER_NETLINK_LOG; give "
@@ -119,8 +122,8 @@ std::vector<Feature> features_for(const proto::Process& process, const std::stri
 }  // namespace
 
 void probe_kernel(const proto::Process& process, const std::string& migration_id,
-                  Findings& findings) {
-  for (const Feature& feature : features_for(process, migration_id)) {
+                  bool holds_packets, Findings& findings) {
+  for (const Feature& feature : features_for(process, migration_id, holds_packets)) {
     try {
       feature.attempt();
     } catch (const Error& error) {

@@ -15,6 +15,6 @@ namespace godwit {
 // and nftables with nfnetlink_log; with no-time-namespace for time_namespaces(7). `migration_id`
 // names the table that is tried. Forks; the caller has one thread.
 void probe_kernel(const proto::Process& process, const std::string& migration_id,
-                  Findings& findings);
+                  bool holds_packets, Findings& findings);
 
 }  // namespace godwit

@@ -20,7 +20,7 @@ constexpr char kId[] = "00000000000000aa";
 
 std::string found(const proto::Process& process) {
   Findings findings;
-  probe_kernel(process, kId, findings);
+  probe_kernel(process, kId, true, findings);
   std::string text;
   for (const proto::Finding& finding : findings) {
     text += finding.id() + " " + finding.object() + ": " + finding.problem() + "\n";

@@ -30,11 +30,15 @@ EndpointSet endpoints_of(const proto::FdTable& fd_table) {
 }  // namespace
 
 struct DestNetwork::State {
-  State(std::string migration_id, bool moves)
-      : id(std::move(migration_id)), moves_addresses(moves), incoming(id) {}
+  State(std::string migration_id, const std::string& addresses)
+      : id(std::move(migration_id)),
+        moves_addresses(addresses == "move"),
+        alone(addresses == "alone"),
+        incoming(id) {}
 
   std::string id;
   bool moves_addresses;
+  bool alone;
   PacketReplay replay;
   IncomingAddresses incoming;
   std::vector<proto::MovedAddress> moved;
@@ -48,7 +52,7 @@ struct DestNetwork::State {
 };
 
 DestNetwork::DestNetwork(const std::string& migration_id, const std::string& addresses)
-    : state_(std::make_unique<State>(migration_id, addresses == "move")) {}
+    : state_(std::make_unique<State>(migration_id, addresses)) {}
 
 DestNetwork::~DestNetwork() = default;
 
@@ -73,6 +77,7 @@ void DestNetwork::preflight(const proto::PreflightRequest& request, Findings& fi
 }
 
 void DestNetwork::hold(const proto::FdTable& fd_table) {
+  if (state_->alone) return;
   const EndpointSet endpoints = endpoints_of(fd_table);
   if (state_->hold) return state_->hold->update(endpoints);
   if (endpoints.empty()) return;

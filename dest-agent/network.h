@@ -16,7 +16,7 @@ namespace godwit {
 
 class DestNetwork {
  public:
-  // `addresses`: move or keep.
+  // `addresses`: move, keep, or alone: nobody has a connection that goes on, so nothing is held.
   DestNetwork(const std::string& migration_id, const std::string& addresses);
   ~DestNetwork();
   DestNetwork(const DestNetwork&) = delete;

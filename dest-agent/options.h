@@ -1,6 +1,7 @@
 // The command line of `dest-agent`, as values.
 #pragma once
 
+#include <cstdint>
 #include <iosfwd>
 #include <optional>
 #include <string>
@@ -18,6 +19,8 @@ struct DestOptions {
   std::string image;  // the directory; empty: it is a daemon
   std::string pids = "auto";
   std::string tcp = "close";
+  bool lazy = false;
+  std::uint64_t bandwidth_bytes_per_s_max = 0;  // with `lazy`; 0: unlimited
   std::optional<std::string> json_path;
 
   LogLevel log_level = LogLevel::kWarning;  // --quiet: kError, -v: kInfo, -vv: kDebug

@@ -5,6 +5,8 @@
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/printable.h"
+#include "common/model/first_pages.h"
+#include "common/model/page_areas.h"
 #include "common/model/snapshot.h"
 #include "common/model/snapshot_check.h"
 #include "common/wire/channel.h"
@@ -25,8 +27,8 @@ void end_connection(proto::TcpSocket& socket) {
 }
 
 Player::Player(const Image& image, const std::string& migration_id, const std::string& pids,
-               TcpChoice tcp)
-    : name_(fmt::format("image {}", image.path())), state_(image.read_state()) {
+               TcpChoice tcp, bool lazy)
+    : name_(fmt::format("image {}", image.path())), state_(image.read_state()), lazy_(lazy) {
   in_context([&] { check_snapshot(state_.snapshot(), SnapshotPart::kWhole); }, "{}/{}",
              image.path(), kStateFile);
   if (state_.snapshot().processes_size() != 1) {
@@ -45,7 +47,7 @@ Player::Player(const Image& image, const std::string& migration_id, const std::s
   hello_.set_version(kProtocolVersion);
   hello_.set_migration_id(migration_id);
   hello_.set_pids(pids);
-  hello_.set_addresses("keep");
+  hello_.set_addresses(tcp == TcpChoice::kKeep ? "keep" : "alone");
   *hello_.mutable_source() = image.manifest().host();
   say(hello_);
 }
@@ -77,7 +79,11 @@ void Player::send(const proto::Envelope& envelope, std::int64_t) {
     case proto::Envelope::kCommitted:
       committed_ns_ = monotonic_ns();
       host_pid_ = envelope.committed().host_pid();
-      return say(proto::Finish{});
+      hooks_.runs();
+      return finish();
+    case proto::Envelope::kMissingPages:
+      complete_ = envelope.missing_pages().missing_pages() == 0;
+      return finish();
     case proto::Envelope::kFinished:
     case proto::Envelope::kAbort:
       over_ = true;
@@ -93,6 +99,22 @@ std::optional<proto::Envelope> Player::try_receive(std::int64_t) {
   proto::Envelope envelope = std::move(messages_.front());
   messages_.pop_front();
   return envelope;
+}
+
+void Player::finish() {
+  if (committed_ns_ != 0 && (!lazy_ || complete_)) say(proto::Finish{});
+}
+
+std::vector<PageRange> Player::eager_pages() const {
+  const proto::Process& process = state_.snapshot().processes(0);
+  std::vector<PageRange> pages;
+  for (const proto::Thread& thread : process.threads()) add_first_pages(thread, pages);
+  add_locked_pages(process.mappings(), pages);
+  // What userfaultfd can't serve, or what it can't tell enough of (common/model/page_areas.h).
+  for (const proto::PageArea& area : page_areas(process.mappings(), {})) {
+    if (area.kind() != proto::PageArea::ANONYMOUS) pages.push_back({area.start(), area.end()});
+  }
+  return pages;
 }
 
 void Player::ask_preflight() {
@@ -132,6 +154,8 @@ void Player::tell_clocks(std::uint32_t number) {
 void Player::brace() {
   reconciled_ = false;  // once
   proto::Brace message;
+  message.set_lazy(lazy_);
+  hooks_.about_to_run();
   *message.mutable_threads() = state_.snapshot().processes(0).threads();
   say(std::move(message));
 }

@@ -3,14 +3,19 @@
 //
 //   Hello, PreflightRequest, Describe -> RoundPlaced, Brace, Final -> Prepared, Commit, Finish
 //
+// A lazy one says Finish when no page is missing.
+//
 // What comes next is made when the answer to the last is taken: send() takes it.
 // docs/decisions/0014.
 #pragma once
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <string>
+#include <vector>
 
+#include "common/base/page_range.h"
 #include "common/image/image.h"
 #include "common/model/findings.h"
 #include "common/wire/transport.h"
@@ -28,9 +33,10 @@ class Player final : public Transport {
   static constexpr std::uint32_t kRound = 1;
   static constexpr std::uint64_t kGeneration = 1;
 
-  // `pids` as in Hello. Throws Error for a state that no process can be made from.
+  // With `lazy` it runs before its pages are there: then the restore is over when they are. `pids`
+  // as in Hello. Throws Error for a state that no process can be made from.
   Player(const Image& image, const std::string& migration_id, const std::string& pids,
-         TcpChoice tcp);
+         TcpChoice tcp, bool lazy = false);
 
   void send(const proto::Envelope& envelope, std::int64_t deadline_ns) override;
   std::optional<proto::Envelope> try_receive(std::int64_t deadline_ns) override;
@@ -42,6 +48,14 @@ class Player final : public Transport {
 
   // What preflight said; nothing is built when it refuses.
   const Findings& findings() const { return findings_; }
+  // With `lazy`: pages that must be there before it runs.
+  std::vector<PageRange> eager_pages() const;
+  // Called just before the moment from which on it may run, and as soon as it does.
+  struct Hooks {
+    std::function<void()> about_to_run = [] {};
+    std::function<void()> runs = [] {};
+  };
+  void set_hooks(Hooks hooks) { hooks_ = std::move(hooks); }
   std::string pids() const { return pids_; }
   pid_t host_pid() const { return host_pid_; }
   std::int64_t committed_ns() const { return committed_ns_; }  // CLOCK_MONOTONIC; 0: it is not
@@ -55,6 +69,7 @@ class Player final : public Transport {
   void tell_clocks(std::uint32_t number);
   void brace();
   void say_final();
+  void finish();
 
   std::string name_;
   proto::ImageState state_;
@@ -68,6 +83,9 @@ class Player final : public Transport {
   bool reconciled_ = false;
   bool placed_ = false;
   bool over_ = false;
+  bool lazy_ = false;
+  bool complete_ = false;  // no page is missing
+  Hooks hooks_;
 };
 
 // Makes of a connection what its program sees when the peer is gone: what had come can be read,

@@ -116,7 +116,7 @@ std::string preflight_destination(const proto::PreflightRequest& request, const 
   check_memory(request.resident_bytes(), findings);
   std::string pids = hello.pids() == "auto" ? "same" : hello.pids();
   for (const proto::Process& process : request.snapshot().processes()) {
-    probe_kernel(process, hello.migration_id(), findings);
+    probe_kernel(process, hello.migration_id(), hello.addresses() != "alone", findings);
     const std::string chosen = choose_pids(process, hello.pids(), findings);
     if (chosen == "namespace") pids = chosen;
     check_files(process, findings);

@@ -301,6 +301,16 @@ void note_missing_pages(const DestOptions& options, const std::string& migration
                 [missing](JournalRecord& record) { record.misses_pages = missing; });
 }
 
+void forget_migration(const DestOptions& options, const std::string& migration_id) {
+  JournalFolder folder(options.state_dir);
+  if (const auto record = find_record(folder, migration_id)) folder.remove(*record);
+}
+
+pid_t find_migrated(const DestOptions& options, const std::string& migration_id) {
+  const auto record = find_record(JournalFolder(options.state_dir), migration_id);
+  return record ? record->process.pid : 0;
+}
+
 void run_resumed_session(const DestOptions& options, const KeyFolder& keys,
                          const std::string& migration_id, int link, PostCopy& post_copy) {
   ResumedPages pages(post_copy);
@@ -315,8 +325,7 @@ void run_resumed_session(const DestOptions& options, const KeyFolder& keys,
       // A source that has not heard of the last page asks the daemon.
       if (!socket.valid() && alone.run(socket)) return;
       if (!Resumed(place, std::move(socket)).run(socket)) continue;
-      JournalFolder folder(options.state_dir);
-      if (const auto record = find_record(folder, migration_id)) folder.remove(*record);
+      forget_migration(options, migration_id);
       return;
     } catch (const std::exception& error) {
       log_warning("migration={} resuming: {}", migration_id, error.what());

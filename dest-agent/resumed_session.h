@@ -18,4 +18,9 @@ void run_resumed_session(const DestOptions& options, const KeyFolder& keys,
 // The journal says whether pages are missing here, for a source that asks.
 void note_missing_pages(const DestOptions& options, const std::string& migration_id, bool missing);
 
+// Nothing is left to do for it.
+void forget_migration(const DestOptions& options, const std::string& migration_id);
+// The process as this host sees it; 0: there is no journal of it.
+pid_t find_migrated(const DestOptions& options, const std::string& migration_id);
+
 }  // namespace godwit

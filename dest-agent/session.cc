@@ -259,17 +259,22 @@ int run_orphan_session(const DestOptions& options, const std::string& migration_
   }
 }
 
-void play_session(const DestOptions& options, const Image& image, Channel& control) {
+void play_session(const DestOptions& options, const std::vector<ImageLevel>& levels,
+                  const proto::PlayImage& order, Channel& control, int link, LostImagePages& lost) {
   const KeyFolder none;
   const auto hello = control.receive_body<proto::Hello>();
-  Incoming incoming(options, none, control, hello, -1);
-  incoming.play(image);
+  Incoming incoming(options, none, control, hello, link);
+  incoming.play(levels, order);
   try {
     converse(incoming, control, -1);
+    lost = incoming.lost_pages();
   } catch (const Error& error) {
     if (!incoming.committed()) throw;
     log_warning("restore={} after the commit: {}", hello.migration_id(), error.what());
     incoming.finish_alone();
+    lost = incoming.lost_pages();
+    fill_in_pages(levels, options, incoming.post_copy(), incoming.host_pid(), lost);
+    forget_migration(options, hello.migration_id());
   }
 }
 

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "common/base/unique_fd.h"
-#include "common/image/image.h"
 #include "common/kernel/fd_passing.h"
 #include "common/wire/channel.h"
+#include "dest-agent/lazy_restore.h"
 #include "dest-agent/options.h"
 
 namespace godwit {
@@ -26,8 +26,10 @@ int run_session(const DestOptions& options, const std::string& migration_id, Uni
 int run_orphan_session(const DestOptions& options, const std::string& migration_id,
                        std::vector<Passed> held, UniqueFd link);
 
-// A restore: the control channel leads to a Player of the image. Returns when it has said all it
-// has to say; throws Error for what failed, with everything removed that was built.
-void play_session(const DestOptions& options, const Image& image, Channel& control);
+// A restore: the control channel leads to a Player of the image. `link`: to the keeper of a lazy
+// one (lazy_restore.h), else -1. Returns when the Player has said all it has to say, and every page
+// is there; throws Error for what failed, with everything removed that was built.
+void play_session(const DestOptions& options, const std::vector<ImageLevel>& levels,
+                  const proto::PlayImage& order, Channel& control, int link, LostImagePages& lost);
 
 }  // namespace godwit

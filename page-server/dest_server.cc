@@ -16,10 +16,11 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/kernel/short_turns.h"
 #include "page-server/areas.h"
 #include "page-server/fault_service.h"
 #include "page-server/frame_queue.h"
-#include "page-server/image_source.h"
+#include "page-server/image_play.h"
 #include "page-server/page_placer.h"
 #include "page-server/page_server.h"
 
@@ -66,17 +67,19 @@ class DestServer {
   void poison_missing();
   void receive_frames();
   void place_frames();
+  void play(const proto::PlayImage& order);
+  void play_round(std::uint32_t space, const proto::PlayImage& order);
   void receive_and_place();
   bool receive(PageFrame& frame);
   void place(PageFrame& frame);
-  void report_round(const PageFrame& frame);
+  void report_round(std::uint32_t space, std::uint32_t round);
   void note_missing(const PageFrame& frame);
   void note_placed(const PageFrame& frame);
 
   PageServiceLink& link_;
   std::optional<TlsStream> stream_;  // the receiver's, once it runs
   std::vector<ImageLevel> levels_;   // of an image that is played instead
-  std::optional<ImageSource> image_;
+  std::optional<ImagePlay> image_;
   std::optional<FrameQueue> queue_;  // between receiver and placer, if they are two
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -187,14 +190,54 @@ void DestServer::start(PageServiceLink::Order& order) {
   link_.send(report);
 }
 
-// Frames that are filled here are worked on by one thread: nothing has to be decrypted.
 void DestServer::play_image(const proto::PlayImage& order) {
   if (std::exchange(started_, true)) fail("started twice");
-  image_.emplace(std::move(levels_), order.round(), order.generation());
-  std::thread([this] { receive_and_place(); }).detach();
+  image_.emplace(std::move(levels_), order);
+  if (order.lazy()) faults_.answer_from(image_->pages());
+  std::thread([this, order] { play(order); }).detach();
   proto::PageReport report;
   report.mutable_ready();
   link_.send(report);
+}
+
+void DestServer::play(const proto::PlayImage& order) try {
+  for (const std::uint32_t space : image_->spaces()) {
+    if (!order.resumed()) play_round(space, order);
+  }
+  if (!order.lazy()) return;
+  take_short_turns(true);
+  for (const std::uint32_t space : image_->spaces()) {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return faults_.serves(space); });
+    }
+    image_->place_rest(space, faults_);
+  }
+} catch (const Error& error) {
+  die(link_, error.in("reading the image").what());
+} catch (const std::exception& error) {
+  die(link_, error.what());
+}
+
+void DestServer::play_round(std::uint32_t space, const proto::PlayImage& order) {
+  PageBitmap missing;
+  image_->prepare(space, missing);
+  auto found = spaces_.end();
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] {
+      found = spaces_.find(space);
+      return found != spaces_.end() && found->second.generation() >= order.generation();
+    });
+  }
+  // No areas are set before this round is told.
+  const ImagePlay::Placed placed = image_->place(found->second);
+  received_[space] = {placed.pages, placed.zero_pages, placed.bytes};
+  if (order.lazy()) {
+    const std::lock_guard lock(mutex_);
+    named_in(order.round(), missing_[space]) = std::move(missing);
+  }
+  report_round(space, order.round());
 }
 
 void DestServer::add_space(PageServiceLink::Order& order) {
@@ -230,10 +273,12 @@ void DestServer::serve_space(PageServiceLink::Order& order) {
   }
   faults_.serve(space, take_fd(order, 0, "userfaultfd"), std::move(missing),
                 MissingLedger(take_fd(order, 1, "ledger")));
+  changed_.notify_all();
 }
 
 void DestServer::resume_spaces(PageServiceLink::Order& order) {
   faults_.resume(std::move(held_), MissingLedger(take_fd(order, 0, "ledger")));
+  changed_.notify_all();
   tell_missing();
 }
 
@@ -267,7 +312,6 @@ void DestServer::receive_and_place() try {
 }
 
 bool DestServer::receive(PageFrame& frame) try {
-  if (image_) return image_->next(frame);
   return receive_frame(*stream_, frame);
 } catch (const Error& error) {
   throw error.in("receiving pages");
@@ -299,23 +343,23 @@ void DestServer::place(PageFrame& frame) try {
   frame.for_each_run([&](const PageFrame::Run& run) {
     if (run.zero) received.zero_pages += run.range.pages();
   });
-  if (frame.type() == PageFrame::Type::kEndOfRound) report_round(frame);
+  if (frame.type() == PageFrame::Type::kEndOfRound) report_round(frame.space(), frame.round());
 } catch (const Error& error) {
   throw error.in("placing pages");
 }
 
-void DestServer::report_round(const PageFrame& frame) {
-  const Received received = std::exchange(received_[frame.space()], Received{});
+void DestServer::report_round(std::uint32_t space, std::uint32_t number) {
+  const Received received = std::exchange(received_[space], Received{});
   proto::PageReport report;
   proto::RoundReceived& round = *report.mutable_round_received();
-  round.set_round(frame.round());
+  round.set_round(number);
   round.set_pages(received.pages);
   round.set_zero_pages(received.zero_pages);
   round.set_bytes(received.bytes);
   {
     const std::lock_guard lock(mutex_);
-    if (const auto missing = missing_.find(frame.space()); missing != missing_.end()) {
-      add_missing(missing->second, spaces_.at(frame.space()), round);
+    if (const auto missing = missing_.find(space); missing != missing_.end()) {
+      add_missing(missing->second, spaces_.at(space), round);
     }
   }
   link_.send(report);

@@ -42,9 +42,14 @@ void FaultService::take_connection() {
   if (arrived_) stream_ = std::exchange(arrived_, std::nullopt);
 }
 
+void FaultService::answer_from(const ImagePages& image) {
+  if (connected_ || running_) fail("page faults are answered already");
+  image_.emplace(image);
+}
+
 void FaultService::serve(std::uint32_t space, UniqueFd uffd, PageBitmap missing,
                          MissingLedger ledger) {
-  if (!connected_) fail("faults are to be served before their connection is there");
+  if (!connected_ && !image_) fail("faults are to be served before their connection is there");
   {
     const std::lock_guard lock(mutex_);
     open_signal();
@@ -143,7 +148,7 @@ void FaultService::run() try {
       ask();
     }
     if (is_done()) return;
-    const std::int64_t every_ns = stream_ ? kReportEveryNs : kReportAloneEveryNs;
+    const std::int64_t every_ns = stream_ || image_ ? kReportEveryNs : kReportAloneEveryNs;
     if (monotonic_ns() - reported_ns_ >= every_ns) report();
   }
 } catch (const Error& error) {
@@ -161,16 +166,17 @@ bool FaultService::wait_for_answer() {
     polled_ = memory_.spaces();
     if (memory_.awaits_layout()) timeout_ms = 1;
   }
-  if (stream_ && stream_->has_pending()) timeout_ms = 0;
+  const bool pending = stream_ && stream_->has_pending();
+  if (pending) timeout_ms = 0;
   if (::poll(waits.data(), waits.size(), timeout_ms) < 0 && errno != EINTR) throw_system("poll");
   std::uint64_t count = 0;
   if ((waits[1].revents & POLLIN) != 0 && ::read(placed_.get(), &count, sizeof(count)) < 0)
     count = 0;
-  return stream_ && (stream_->has_pending() || waits[0].revents != 0);
+  return stream_ && (pending || waits[0].revents != 0);
 }
 
 void FaultService::ask() {
-  if (!stream_) return;
+  if (!stream_ && !image_) return;
   for (;;) {
     std::optional<FaultRequest> request;
     {
@@ -179,8 +185,56 @@ void FaultService::ask() {
       if (request) ++faults_;
     }
     if (!request) return;
-    stream_->write(encode_fault_request(*request));
+    if (image_) {
+      answer_from_image(*request);
+    } else {
+      stream_->write(encode_fault_request(*request));
+    }
   }
+}
+
+void FaultService::answer_from_image(const FaultRequest& request) {
+  const auto place = [&](const PageRange& range, const std::byte* data) {
+    place_piecewise(request.space, range, data);
+    const auto turn = take_turn();
+    fault_bytes_ += range.bytes();
+    memory_.serve();
+    return !memory_.has_requests();
+  };
+  const auto give_up = [&](const PageRange& range, const Error& why) {
+    lose(request.space, range, why);
+  };
+  image_->answer(request, {place, give_up});
+}
+
+bool FaultService::misses(std::uint32_t space, const PageRange& range) const {
+  const std::lock_guard lock(mutex_);
+  return memory_.misses(space, range);
+}
+
+void FaultService::place(std::uint32_t space, const PageRange& range, const std::byte* data) {
+  {
+    const std::lock_guard lock(mutex_);
+    background_bytes_ += range.bytes();
+  }
+  place_piecewise(space, range, data);
+  tell_placed();
+}
+
+void FaultService::lose(std::uint32_t space, const PageRange& range, const Error& why) {
+  proto::PageReport report;
+  proto::LostPages& lost = *report.mutable_lost_pages();
+  {
+    const auto turn = take_turn();
+    if (!memory_.misses(space, range)) return;
+    lost.set_poisoned(memory_.lose(space, range));
+  }
+  lost.set_space(space);
+  lost.set_start(range.start);
+  lost.set_end(range.end);
+  lost.set_story(why.what());
+  link_.send(report);
+  tell_placed();
 }
 
 void FaultService::place(const PageFrame& frame) {
@@ -189,6 +243,10 @@ void FaultService::place(const PageFrame& frame) {
     background_bytes_ += frame.wire_bytes();
   }
   place_pieces(frame);
+  tell_placed();
+}
+
+void FaultService::tell_placed() {
   {
     const std::lock_guard lock(mutex_);
     const bool same = memory_.spaces() == polled_ && !memory_.awaits_layout();
@@ -210,14 +268,18 @@ std::unique_lock<std::mutex> FaultService::take_turn() {
 
 void FaultService::place_pieces(const PageFrame& frame) {
   frame.for_each_run([&](const PageFrame::Run& run) {
-    for (Address at = run.range.start; at < run.range.end;) {
-      const Address end = std::min(run.range.end, at + kPiecePages * kPageSize);
-      const std::byte* data = run.zero ? nullptr : run.data + (at - run.range.start);
-      const auto turn = take_turn();
-      memory_.place(frame.space(), {at, end}, data);
-      at = end;
-    }
+    place_piecewise(frame.space(), run.range, run.zero ? nullptr : run.data);
   });
+}
+
+void FaultService::place_piecewise(std::uint32_t space, const PageRange& range,
+                                   const std::byte* data) {
+  for (Address at = range.start; at < range.end;) {
+    const Address end = std::min(range.end, at + kPiecePages * kPageSize);
+    const auto turn = take_turn();
+    memory_.place(space, {at, end}, data == nullptr ? nullptr : data + (at - range.start));
+    at = end;
+  }
 }
 
 void FaultService::report() {

@@ -1,8 +1,10 @@
 // The destination's half of post-copy: page faults of the restored process are asked for over a
-// connection of their own, and what comes over either connection is placed.
+// connection of their own, and what comes over either connection is placed. Or both come out of an
+// image.
 //
-// One thread waits for faults and answers; the receiver of the page connection places what comes
-// there. Both go through one lock, held for a piece of a frame at a time.
+// One thread waits for faults and answers; the receiver of the page connection, or the reader of
+// the image, places what comes there. Both go through one lock, held for a piece of a frame at a
+// time.
 //
 // Without a connection for faults, after resume(), it does what needs no source: memory that is
 // touched for the first time, and changes of the layout.
@@ -17,6 +19,7 @@
 #include "common/wire/page_frame.h"
 #include "common/wire/page_service_link.h"
 #include "common/wire/tls_stream.h"
+#include "page-server/image_answers.h"
 #include "page-server/lazy_memory.h"
 
 namespace godwit {
@@ -28,6 +31,8 @@ class FaultService {
 
   // The connection for faults, accepted and shown to belong to this migration.
   void connect(TlsStream stream);
+  // Instead of a connection, before anything is served: faults are answered out of this image.
+  void answer_from(const ImagePages& image);
   // Goes on for another page server.
   void resume(std::vector<LazyMemory::Held> held, MissingLedger ledger);
   // What is missing now: the answer to ResumeSpaces and NameMissing.
@@ -40,6 +45,11 @@ class FaultService {
   bool serves(std::uint32_t space) const;
   // From the thread that receives the page connection.
   void place(const PageFrame& frame);
+  // From the one that reads an image: whether some of these pages are missing; pages that it read;
+  // pages that it can't read, of which the agent is told.
+  bool misses(std::uint32_t space, const PageRange& range) const;
+  void place(std::uint32_t space, const PageRange& range, const std::byte* data);
+  void lose(std::uint32_t space, const PageRange& range, const Error& why);
 
  private:
   void open_signal();
@@ -52,6 +62,10 @@ class FaultService {
   // Waits for a fault, an event, an answer, or somebody who has placed pages.
   bool wait_for_answer();
   void ask();
+  void answer_from_image(const FaultRequest& request);
+  // Placed by another thread: this one may have something to do, or be done.
+  void tell_placed();
+  void place_piecewise(std::uint32_t space, const PageRange& range, const std::byte* data);
   std::unique_lock<std::mutex> take_turn();
   void place_pieces(const PageFrame& frame);
   void report();
@@ -60,7 +74,8 @@ class FaultService {
   PageServiceLink& link_;
   UniqueFd placed_;  // an eventfd, once there is something to serve: the receiver has read events
                      // too, or placed the last page
-  std::optional<TlsStream> stream_;  // the thread's
+  std::optional<TlsStream> stream_;    // the thread's
+  std::optional<ImageAnswers> image_;  // instead
   PageFrame answer_;
   std::mutex next_;  // held while waiting for the other one
   mutable std::mutex mutex_;

@@ -9,6 +9,8 @@ namespace {
 
 // No id of an image is longer, and a story must not be.
 constexpr std::size_t kIdBytes = 16;
+// 128 MiB of pages.
+constexpr std::size_t kKeptFramesMax = 512;
 
 void sync(int fd, const char* what) {
   if (::fdatasync(fd) != 0) throw_system("sync the {} of the image", what);
@@ -28,13 +30,34 @@ ImageSink::ImageSink(PageServiceLink::Order& order, WriteRing& ring, std::vector
   writer_.emplace(pages_.get(), start.id(), *codec, ring, base_ ? &*base_ : nullptr);
 }
 
+std::unique_ptr<PageFrame> ImageSink::take_free() {
+  return free_ ? std::move(free_) : std::make_unique<PageFrame>();
+}
+
 void ImageSink::push(std::unique_ptr<PageFrame> frame) {
+  if (!keeps_) {
+    write(*frame);
+    free_ = std::move(frame);
+    return;
+  }
+  kept_.push_back(std::move(frame));
+  if (kept_.size() <= kKeptFramesMax) return;
+  write(*kept_.front());
+  free_ = std::move(kept_.front());
+  kept_.pop_front();
+}
+
+void ImageSink::write_kept() {
+  keeps_ = false;
+  for (; !kept_.empty(); kept_.pop_front()) write(*kept_.front());
+}
+
+void ImageSink::write(const PageFrame& frame) {
   pieces_.clear();
-  frame->for_each_run([this](const PageFrame::Run& run) {
+  frame.for_each_run([this](const PageFrame::Run& run) {
     pieces_.push_back({run.range, run.data});
   });
-  in_context([&] { writer_->add(frame->space(), pieces_); }, "writing pages to the image");
-  free_ = std::move(frame);
+  in_context([&] { writer_->add(frame.space(), pieces_); }, "writing pages to the image");
 }
 
 void ImageSink::forget_lost(std::uint32_t space, std::span<const TrackedArea> areas) {

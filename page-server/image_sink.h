@@ -1,6 +1,7 @@
 // Frames go into the files of an image, and what a later frame replaced is forgotten.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,9 +21,14 @@ class ImageSink final : public FrameSink {
   // ring.
   ImageSink(PageServiceLink::Order& order, WriteRing& ring, std::vector<ImageLevel> base);
 
-  std::unique_ptr<PageFrame> take_free() override { return std::move(free_); }
+  std::unique_ptr<PageFrame> take_free() override;
   // Throws Error with the errno of a write that failed.
   void push(std::unique_ptr<PageFrame> frame) override;
+
+  // From now on frames are kept in memory, up to a limit, until write_kept(): the process stands
+  // still, and is not to wait for compression or a disk.
+  void keep() { keeps_ = true; }
+  void write_kept();
 
   // Pages outside of all areas, and inside fresh ones, are not the process's any more.
   void forget_lost(std::uint32_t space, std::span<const TrackedArea> areas);
@@ -30,11 +36,15 @@ class ImageSink final : public FrameSink {
   proto::PageReport finish();
 
  private:
+  void write(const PageFrame& frame);
+
   UniqueFd pages_;
   UniqueFd index_;
   std::optional<ImagePages> base_;
   std::unique_ptr<PageFrame> free_;
   std::optional<PagesWriter> writer_;
+  bool keeps_ = false;
+  std::deque<std::unique_ptr<PageFrame>> kept_;
   std::vector<PagePiece> pieces_;  // of a frame; used again
 };
 

@@ -25,6 +25,12 @@ constexpr PageRange kHalvesOfMemory[] = {{64 << 10, (1ULL << 47) - kPageSize},
 
 PageRange page_at(Address page) { return {page, page + kPageSize}; }
 
+CopyOutcome fill(int uffd, const PageRange& range, const std::byte* data, bool lost) {
+  if (lost) return userfaultfd_poison(uffd, range);
+  if (data == nullptr) return userfaultfd_zero(uffd, range);
+  return userfaultfd_copy(uffd, range.start, data, range.bytes());
+}
+
 }  // namespace
 
 void LazyMemory::add(std::uint32_t space, UniqueFd uffd, PageBitmap missing) {
@@ -260,10 +266,26 @@ void LazyMemory::find_places(const Space& space, const PageRange& range, Sink si
   if (at < range.end) sink(PageRange{at, range.end}, at - range.start);
 }
 
-void LazyMemory::place(std::uint32_t space, const PageRange& range, const std::byte* data) {
+bool LazyMemory::lose(std::uint32_t space, const PageRange& range) {
+  put(space, range, {nullptr, true});
+  return !cannot_poison_;
+}
+
+bool LazyMemory::misses(std::uint32_t space, const PageRange& range) const {
+  return std::ranges::any_of(spaces_, [&](const auto& each) {
+    if (each->gone || each->number != space) return false;
+    bool missing = false;
+    find_places(*each, range, [&](const PageRange& here, std::uint64_t) {
+      missing = missing || each->missing.any_in(here);
+    });
+    return missing;
+  });
+}
+
+void LazyMemory::put(std::uint32_t space, const PageRange& range, const Content& content) {
   for (std::size_t at = 0; at < spaces_.size(); ++at) {
     Space& each = *spaces_[at];
-    while (!each.gone && each.number == space && !place_in(each, range, data)) {
+    while (!each.gone && each.number == space && !place_in(each, range, content)) {
       // Even with precedence over whoever changes it.
       ::clock_nanosleep(CLOCK_MONOTONIC, 0, &kLayoutPause, nullptr);
     }
@@ -272,18 +294,18 @@ void LazyMemory::place(std::uint32_t space, const PageRange& range, const std::b
 }
 
 // False: the layout was changed meanwhile, and what was not placed yet may miss somewhere else now.
-bool LazyMemory::place_in(Space& space, const PageRange& range, const std::byte* data) {
-  if (space.moved.empty()) return place_here(space, range, data);
+bool LazyMemory::place_in(Space& space, const PageRange& range, const Content& content) {
+  if (space.moved.empty()) return place_here(space, range, content);
   std::vector<std::pair<PageRange, std::uint64_t>> places;
   find_places(space, range, [&](const PageRange& here, std::uint64_t offset) {
     places.emplace_back(here, offset);
   });
   return std::ranges::all_of(places, [&](const auto& place) {
-    return place_here(space, place.first, data == nullptr ? nullptr : data + place.second);
+    return place_here(space, place.first, content.behind(place.second));
   });
 }
 
-bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data) {
+bool LazyMemory::place_here(Space& space, PageRange here, Content content) {
   std::uint64_t step_max = std::numeric_limits<std::uint64_t>::max();
   std::optional<Address> absent;
   while (here.start < here.end) {
@@ -291,9 +313,7 @@ bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data)
     std::uint64_t done = space.missing.uniform_bytes(here, &missing);
     if (missing) {
       const PageRange part{here.start, here.start + std::min(done, step_max)};
-      const CopyOutcome outcome =
-          data == nullptr ? userfaultfd_zero(space.uffd.get(), part)
-                          : userfaultfd_copy(space.uffd.get(), part.start, data, part.bytes());
+      const CopyOutcome outcome = fill(space.uffd.get(), part, content.data, content.lost);
       done = outcome.bytes;
       if (done == 0 && outcome.code == EAGAIN) {
         serve(space);
@@ -311,6 +331,10 @@ bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data)
         end(space);
         return true;
       }
+      if (done == 0 && content.lost && outcome.code == EINVAL) {
+        cannot_poison_ = true;
+        return true;
+      }
       if (done == 0) {
         if (outcome.code != EEXIST && outcome.code != ENOENT) {
           throw_errno(outcome.code, fmt::format("placing the page at {:x}", part.start));
@@ -322,7 +346,7 @@ bool LazyMemory::place_here(Space& space, PageRange here, const std::byte* data)
       note(LedgerRecord::Kind::kThere, space, {here.start, here.start + done});
     }
     here.start += done;
-    if (data != nullptr) data += done;
+    content = content.behind(done);
   }
   return true;
 }

@@ -90,7 +90,14 @@ class LazyMemory {
   // Reads what the descriptors have. Throws Error when memory can't be given to the process.
   void serve();
   // Pages of the source came: they are placed wherever they are missing. `data` null: zeros.
-  void place(std::uint32_t space, const PageRange& range, const std::byte* data);
+  void place(std::uint32_t space, const PageRange& range, const std::byte* data) {
+    put(space, range, {data, false});
+  }
+  // They will never come: whoever touches them gets SIGBUS. False: this kernel can't do that, and
+  // they stay missing.
+  bool lose(std::uint32_t space, const PageRange& range);
+  // Some page of the source in the range is missing somewhere.
+  bool misses(std::uint32_t space, const PageRange& range) const;
 
   // The next page that somebody waits for and that was not asked for yet.
   std::optional<FaultRequest> take_request();
@@ -119,6 +126,14 @@ class LazyMemory {
     std::map<pid_t, Address> touched;  // by thread, what it touched last that was missing
     bool gone = false;
   };
+  // What a page gets: bytes, zeros (null), or nothing any more.
+  struct Content {
+    const std::byte* data = nullptr;
+    bool lost = false;
+    Content behind(std::uint64_t bytes) const {
+      return {data == nullptr ? nullptr : data + bytes, lost};
+    }
+  };
   using Key = std::pair<std::uint32_t, Address>;  // space and page of the source
 
   void serve(Space& space);
@@ -140,8 +155,9 @@ class LazyMemory {
   template <typename Sink>
   static void find_places(const Space& space, const PageRange& range, Sink sink);
   Poisoned poison(Space& space, PageRange range);
-  bool place_in(Space& space, const PageRange& range, const std::byte* data);
-  bool place_here(Space& space, PageRange here, const std::byte* data);
+  void put(std::uint32_t space, const PageRange& range, const Content& content);
+  bool place_in(Space& space, const PageRange& range, const Content& content);
+  bool place_here(Space& space, PageRange here, Content content);
   void settle(std::uint32_t space, const PageRange& range);
 
   std::vector<std::unique_ptr<Space>> spaces_;
@@ -151,6 +167,7 @@ class LazyMemory {
   std::deque<FaultRequest> wanted_;
   LatencyHistogram latencies_;
   std::uint64_t zero_faults_ = 0;
+  bool cannot_poison_ = false;
 };
 
 }  // namespace godwit

@@ -85,6 +85,15 @@ class LazyMemoryTest : public ::testing::Test {
     const std::lock_guard lock(mutex_);
     automatic_ = true;
   }
+  // False: this kernel can't say that a page is lost.
+  bool lose(const PageRange& range) {
+    const std::lock_guard lock(mutex_);
+    return memory_.lose(kSpace, range);
+  }
+  bool misses(const PageRange& range) {
+    const std::lock_guard lock(mutex_);
+    return memory_.misses(kSpace, range);
+  }
   Address await_request() {
     std::unique_lock lock(mutex_);
     if (!asked_.wait_for(lock, kPatience, [&] { return !requests_.empty(); })) {
@@ -174,6 +183,24 @@ class LazyMemoryTest : public ::testing::Test {
   bool stop_ = false;
   std::thread server_;
 };
+
+TEST_F(LazyMemoryTest, LostPagesAreMissingNoMore) {
+  serve({pages(0, 8)}, {pages(0, 8)});
+  place(pages(0, 2));
+  EXPECT_FALSE(misses(pages(0, 2)));
+  EXPECT_TRUE(misses(pages(1, 2)));
+  if (lose(pages(2, 4))) {
+    EXPECT_EQ(missing(), 2U);
+    EXPECT_FALSE(misses(pages(2, 4)));
+    place(pages(2, 4));  // comes after all, and is too late
+  } else {
+    EXPECT_EQ(missing(), 6U);
+    EXPECT_TRUE(misses(pages(2, 4)));
+  }
+  place(pages(6, 2));
+  EXPECT_EQ(read(pages(0, 2)), source_hash(pages(0, 2)));
+  EXPECT_EQ(read(pages(6, 2)), source_hash(pages(6, 2)));
+}
 
 TEST_F(LazyMemoryTest, AFaultWaitsForItsPage) {
   serve({pages(0, 8)}, {pages(0, 8)});

@@ -185,8 +185,9 @@ TEST_F(LazyPairTest, PagesAreNamedAhead) {
   have_.fill(pages(200, 1), 4);
   have_.clear(pages(15, 1));
   set_areas(3, {{memory, proto::PageArea::ANONYMOUS, false}});
-  const Round round = switch_lazily(3, 3, {pages(11, 1)});
+  const Round round = switch_lazily(3, 3, {pages(11, 1), pages(15, 1)});
   EXPECT_EQ(round.sent.pages(), 1u);
+  EXPECT_EQ(round.sent.zero_pages(), 1u);
   EXPECT_EQ(round.sent.missing_pages(), round.received.missing_pages());
   EXPECT_GE(round.received.missing_pages(), 5u);
   ASSERT_EQ(round.received.stale_size(), 1);

@@ -29,8 +29,8 @@ struct Options {
   godwit::PageServiceLink link{godwit::UniqueFd(options.link_fd)};
   try {
     // What needs files or privileges comes before they are given away.
-    godwit::prepare_tls();
-    const bool source = options.role != "destination";
+    const bool source = options.role == "source" || options.role == "recorder";
+    if (options.role == "source" || options.role == "destination") godwit::prepare_tls();
     godwit::KernelFacts kernel;
     if (source) kernel = {godwit::probe_absent_is_written(), godwit::probe_zero_frames()};
     std::optional<godwit::WriteRing> ring;
@@ -59,10 +59,11 @@ int main(int argc, char** argv) try {
       "Example (descriptor 3 is one end of a socket pair, the agent has the other):\n"
       "  page-server --role source --link-fd 3");
   app.add_option("--role", options.role,
-                 "Which end of the stream; recorder: a source whose pages go to an image")
-      ->type_name("source|recorder|destination")
+                 "Which end of the stream; recorder: a source whose pages go to an image; player:\n"
+                 "a destination whose pages come out of one")
+      ->type_name("source|recorder|destination|player")
       ->required()
-      ->check(CLI::IsMember({"source", "recorder", "destination"}));
+      ->check(CLI::IsMember({"source", "recorder", "destination", "player"}));
   app.add_option("--link-fd", options.link_fd, "The socket to the agent")
       ->type_name("N")
       ->required();

@@ -64,25 +64,45 @@ bool PagePlacer::is_outdated(const PageRange& range, std::uint64_t generation) c
   });
 }
 
+const TrackedArea& PagePlacer::area_for(Address address, const PageRange& range) const {
+  const TrackedArea* area = find_area(areas_, address);
+  if (area == nullptr) {
+    fail("pages {:x}-{:x} came for no area of generation {}", address, range.end, generation_);
+  }
+  return *area;
+}
+
+void PagePlacer::place_once(const PageRange& range, const std::byte* data) const {
+  for (Address at = range.start; at < range.end;) {
+    const TrackedArea& area = area_for(at, range);
+    const PageRange part{at, std::min(range.end, area.range.end)};
+    const bool of_file = area.kind == AreaKind::kPrivateFile;
+    if (data == nullptr) {
+      if (of_file) overwrite_zero(part);
+    } else {
+      const std::byte* from = data + (at - range.start);
+      of_file ? overwrite(at, from, part.bytes()) : fill(at, from, part.bytes());
+    }
+    at = part.end;
+  }
+}
+
 void PagePlacer::place_run(const PageFrame::Run& run, std::uint64_t generation) {
-  const TrackedArea* area = nullptr;
   if (generation == generation_) {
     // Adjoining areas share a run.
-    for (Address at = run.range.start; at < run.range.end; at = area->range.end) {
-      area = find_area(areas_, at);
-      if (area == nullptr) {
-        fail("pages {:x}-{:x} came for no area of generation {}", at, run.range.end, generation);
-      }
-      const PageRange part{at, std::min(run.range.end, area->range.end)};
+    for (Address at = run.range.start; at < run.range.end;) {
+      const TrackedArea& area = area_for(at, run.range);
+      const PageRange part{at, std::min(run.range.end, area.range.end)};
       const std::byte* data = run.zero ? nullptr : run.data + (at - run.range.start);
-      place_in(*area, PageFrame::Run{part, run.zero, data});
+      place_in(area, PageFrame::Run{part, run.zero, data});
+      at = part.end;
     }
     return;
   }
   // An older description: page by page, into what is left of it.
   for (Address at = run.range.start; at < run.range.end; at += kPageSize) {
     const PageRange page{at, at + kPageSize};
-    area = find_area(areas_, at);
+    const TrackedArea* area = find_area(areas_, at);
     if (area == nullptr || is_outdated(page, generation)) continue;
     const std::byte* data = run.zero ? nullptr : run.data + (at - run.range.start);
     place_in(*area, PageFrame::Run{page, run.zero, data});
@@ -116,7 +136,7 @@ void PagePlacer::place_in(const TrackedArea& area, const PageFrame::Run& run) {
   }
 }
 
-void PagePlacer::fill(Address to, const std::byte* from, std::uint64_t bytes) {
+void PagePlacer::fill(Address to, const std::byte* from, std::uint64_t bytes) const {
   std::uint64_t step = bytes;
   while (bytes > 0) {
     step = std::min(step, bytes);
@@ -142,7 +162,7 @@ void PagePlacer::fill(Address to, const std::byte* from, std::uint64_t bytes) {
   }
 }
 
-void PagePlacer::overwrite(Address to, const std::byte* from, std::uint64_t bytes) {
+void PagePlacer::overwrite(Address to, const std::byte* from, std::uint64_t bytes) const {
   while (bytes > 0) {
     const ssize_t done = pwrite(memory_.get(), from, bytes, static_cast<off_t>(to));
     if (done < 0 && errno == EINTR) continue;
@@ -156,7 +176,7 @@ void PagePlacer::overwrite(Address to, const std::byte* from, std::uint64_t byte
   }
 }
 
-void PagePlacer::overwrite_zero(const PageRange& range) {
+void PagePlacer::overwrite_zero(const PageRange& range) const {
   for (Address at = range.start; at < range.end;) {
     const std::uint64_t bytes = std::min<std::uint64_t>(kZeros.size(), range.end - at);
     overwrite(at, kZeros.data(), bytes);

@@ -31,6 +31,9 @@ class PagePlacer {
   // that lie outside of today's areas, or in areas made anew since, are passed over. Throws Error
   // for a run outside of all areas.
   void place(const PageFrame& frame);
+  // Pages of an image, each of which comes once (`data` null: zeros). From any thread, as long as
+  // the areas stay as they are and no frame comes.
+  void place_once(const PageRange& range, const std::byte* data) const;
 
   // What of `pages` was placed.
   std::vector<PageRange> placed_of(const PageBitmap& pages) const;
@@ -43,9 +46,11 @@ class PagePlacer {
   void place_run(const PageFrame::Run& run, std::uint64_t generation);
   void place_in(const TrackedArea& area, const PageFrame::Run& run);
   bool is_outdated(const PageRange& range, std::uint64_t generation) const;
-  void fill(Address to, const std::byte* from, std::uint64_t bytes);
-  void overwrite(Address to, const std::byte* from, std::uint64_t bytes);
-  void overwrite_zero(const PageRange& range);
+  // The area at `address`; throws Error where there is none.
+  const TrackedArea& area_for(Address address, const PageRange& range) const;
+  void fill(Address to, const std::byte* from, std::uint64_t bytes) const;
+  void overwrite(Address to, const std::byte* from, std::uint64_t bytes) const;
+  void overwrite_zero(const PageRange& range) const;
 
   struct Renewal {
     PageRange range;

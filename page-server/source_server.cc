@@ -337,8 +337,11 @@ void SourceServer::send_round(const proto::SendRound& order) {
       });
     }
   }
+  if (image_ && order.final()) image_->keep();
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
+  // What was named ahead and travels after all is heard of, whatever it holds.
+  if (order.lazy() && order.final()) reader.tell_zeros();
   if (tracker_ == TrackerKind::kSoftDirty) reader.compare_shared(space.contents);
   RoundProgress progress(link_, order.round(), order.final());
   read(space, findings, reader, progress);
@@ -348,6 +351,7 @@ void SourceServer::send_round(const proto::SendRound& order) {
   statistics.bytes += named_bytes;
   report_sent(order.round(), statistics, missing_pages, start_ns);
   if (order.final()) report_scan(order, findings, scan_ns);
+  if (image_ && order.final()) image_->write_kept();
 }
 
 void SourceServer::report_sent(std::uint32_t round, const RoundStatistics& statistics,

@@ -6,13 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 
-#include "arch/arch.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/steady_heap.h"
 #include "common/kernel/precedence.h"
+#include "common/model/first_pages.h"
 #include "common/model/report_text.h"
 #include "common/model/snapshot.h"
 #include "common/network/socket_address.h"
@@ -315,27 +314,12 @@ void await_committed(Migration& migration, PhaseClock& clock) {
   mark_wait(migration, clock, answer.committed().phases(), "commit");
 }
 
-// What every thread touches as soon as it runs, and what the kernel touches for it; and memory that
-// is locked, since it must never be missing. A fault there would cost each of them a round trip.
 std::vector<PageRange> find_eager_pages(const Migration& migration) {
-  constexpr std::uint64_t kStackPages = 3;
   std::vector<PageRange> pages;
-  const auto add = [&](Address address, std::uint64_t count) {
-    const Address start = address / kPageSize * kPageSize;
-    if (address != 0) pages.push_back({start, start + count * kPageSize});
-  };
   for (const auto& [tid, known] : migration.capture->known_threads()) {
-    arch::Registers registers;
-    const std::string& raw = known.thread.general_registers();
-    if (raw.size() == sizeof(registers.raw)) std::memcpy(&registers.raw, raw.data(), raw.size());
-    add(registers.stack_pointer(), kStackPages);
-    add(known.thread.rseq().address(), 1);
-    add(known.thread.robust_list(), 1);
-    add(known.thread.clear_child_tid(), 1);
+    add_first_pages(known.thread, pages);
   }
-  for (const proto::Mapping& area : migration.memory->layout().areas()) {
-    if ((area.flags() & proto::AREA_LOCKED) != 0) pages.push_back({area.start(), area.end()});
-  }
+  add_locked_pages(migration.memory->layout(), pages);
   return pages;
 }
 

@@ -194,6 +194,10 @@ void become_restore(const MigrateOptions& options) {
       "dest-agent",  "restore",        "--from", "file:" + newest_whole_image(options.image),
       "--pids",      options.pids,     "--tcp",  options.tcp,
       "--state-dir", options.state_dir};
+  if (options.lazy) {
+    words.insert(words.end(),
+                 {"--lazy", "--max-bandwidth", std::to_string(options.max_bandwidth_bytes_per_s)});
+  }
   if (options.json_path) words.insert(words.end(), {"--json", *options.json_path});
   if (options.quiet) words.emplace_back("-q");
   if (options.log_level == LogLevel::kInfo) words.emplace_back("-v");

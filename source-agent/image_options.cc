@@ -22,11 +22,12 @@ constexpr const char* kRestoreFooter =
     "Examples:\n"
     "  migrate restore --from file:/var/lib/images/monday\n"
     "  migrate restore --from file:/var/lib/images/sim\n"
-    "  migrate restore --from file:/var/lib/images/monday --pids same --tcp keep\n\n"
+    "  migrate restore --from file:/var/lib/images/monday --pids same --tcp keep\n"
+    "  migrate restore --from file:/var/lib/images/monday --lazy\n\n"
     "Of a directory of images (checkpoint --every) the newest whole one is taken.\n"
-    "Exit codes: 0 it runs, 1 it could not be restored, 2 refused before anything was made (or "
-    "wrong\n"
-    "usage). The image stays as it is.";
+    "Exit codes: 0 it runs, 1 it could not be restored, or (--lazy) not all of it, 2 refused "
+    "before\n"
+    "anything was made (or wrong usage). The image stays as it is.";
 constexpr const char* kVerifyFooter =
     "Example:\n  migrate images verify /var/lib/images/monday\n\n"
     "Reads all of it, its base images included. Exit codes: 0 whole, 1 damaged.";
@@ -109,6 +110,16 @@ void add_restore(CLI::App& app, MigrateOptions& options) {
       ->check(CLI::IsMember({"keep", "close"}))
       ->type_name("keep|close")
       ->capture_default_str();
+  CLI::Option* lazy =
+      app.add_flag("--lazy", options.lazy,
+                   "It runs at once; its pages follow from the image, those that it touches first");
+  add_parsed(app, "--max-bandwidth",
+             "With --lazy, bytes per second of pages that nobody waits for: 100M, 1.5G", "RATE",
+             [&options](const std::string& text) {
+               options.max_bandwidth_bytes_per_s = parse_bandwidth_bytes_per_s(text);
+             })
+      ->default_str("0")
+      ->needs(lazy);
   add_json(app, options);
   add_state_dir(app, options);
   app.callback([&options] { options.command = Command::kRestore; });

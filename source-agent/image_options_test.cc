@@ -48,6 +48,14 @@ TEST(ImageOptions, OfASeries) {
   EXPECT_FALSE(parse({"checkpoint", "--pid", "7", "--to", "file:/a", "--every", "0s"}).options);
 }
 
+TEST(ImageOptions, LazyRestoreMayBeSlow) {
+  const auto parsed = parse({"restore", "--from", "file:/a", "--lazy", "--max-bandwidth", "16M"});
+  ASSERT_TRUE(parsed.options) << parsed.err;
+  EXPECT_TRUE(parsed.options->lazy);
+  EXPECT_EQ(parsed.options->max_bandwidth_bytes_per_s, 16'000'000U);
+  EXPECT_FALSE(parse({"restore", "--from", "file:/a", "--max-bandwidth", "16M"}).options);
+}
+
 TEST(ImageOptions, TellWhatIsMissing) {
   EXPECT_THAT(parse({"checkpoint", "--to", "file:/a"}).err, HasSubstr("--pid"));
   EXPECT_THAT(parse({"checkpoint", "--pid", "7"}).err, HasSubstr("--to"));

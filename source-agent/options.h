@@ -55,6 +55,7 @@ struct MigrateOptions {
   std::string image;  // the directory to make
   std::string base;   // an image to rest on; empty: none
   std::string compression = "none";
+  bool lazy = false;  // restore: it runs before its pages are there
   bool leave_running = false;
   std::int64_t every_ns = 0;  // 0: once; else `image` is a directory of images
   std::size_t keep = 5;       // of them

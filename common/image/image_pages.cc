@@ -42,27 +42,35 @@ std::string read_whole(int fd, const std::string& name) {
 }  // namespace
 
 ImagePages::ImagePages(std::vector<ImageLevel> levels)
-    : stored_(kBlockBytesMax), raw_(kBlockBytesMax) {
+    : ImagePages(read_levels(std::move(levels))) {}
+
+ImagePages::ImagePages(Levels levels)
+    : levels_(std::move(levels)), stored_(kBlockBytesMax), raw_(kBlockBytesMax) {}
+
+ImagePages::Levels ImagePages::read_levels(std::vector<ImageLevel> levels) {
   if (levels.empty()) fail("an image without files");
+  auto read = std::make_shared<std::vector<Level>>();
   for (ImageLevel& level : levels) {
     const std::string index_name = level.name + "/index";
     const std::string file = read_whole(level.index.get(), index_name);
     PageIndex index = PageIndex::parse(unseal(kIndexMagic, file, index_name), index_name);
     check_pages_header(level.pages.get(), index.id(), level.name + "/pages");
-    levels_.push_back({std::move(index), std::move(level.pages), std::move(level.name)});
+    read->push_back({std::move(index), std::move(level.pages), std::move(level.name)});
   }
+  return read;
 }
 
 // The chain is followed range by range: what one level has in a base is looked for in the next.
 void ImagePages::resolve(std::uint32_t space, std::uint32_t level, const PageRange& range,
                          std::vector<StoredPages>& to) const {
-  if (level >= levels_.size()) {
+  const std::vector<Level>& levels = *levels_;
+  if (level >= levels.size()) {
     throw Error(fmt::format("{}/index: the page at {:#x} is said to be in a base image, and there "
                             "is none",
-                            levels_.back().name, range.start),
+                            levels.back().name, range.start),
                 EPROTO);
   }
-  const std::span<const ImageRun> runs = levels_[level].index.runs(space);
+  const std::span<const ImageRun> runs = levels[level].index.runs(space);
   auto run = std::partition_point(runs.begin(), runs.end(), [&](const ImageRun& each) {
     return each.range.end <= range.start;
   });
@@ -83,14 +91,14 @@ void ImagePages::resolve(std::uint32_t space, std::uint32_t level, const PageRan
   if (level > 0 && at != range.end) {
     throw Error(fmt::format("{}/index: the page at {:#x} is said to be in the base image {}, which "
                             "has none",
-                            levels_[level - 1].name, at, levels_[level].name),
+                            levels[level - 1].name, at, levels[level].name),
                 EPROTO);
   }
 }
 
 std::vector<StoredPages> ImagePages::pages_of(std::uint32_t space) const {
   std::vector<StoredPages> pages;
-  const std::span<const ImageRun> runs = levels_.front().index.runs(space);
+  const std::span<const ImageRun> runs = levels_->front().index.runs(space);
   if (!runs.empty()) resolve(space, 0, {runs.front().range.start, runs.back().range.end}, pages);
   return pages;
 }
@@ -105,17 +113,23 @@ std::vector<StoredPages> ImagePages::pages_in_disk_order(std::uint32_t space) co
 }
 
 std::optional<StoredPages> ImagePages::place_of(std::uint32_t space, Address address) const {
-  if (levels_.front().index.find(space, address) == nullptr) return std::nullopt;
+  if (levels_->front().index.find(space, address) == nullptr) return std::nullopt;
   std::vector<StoredPages> pages;
   resolve(space, 0, {address, address + kPageSize}, pages);
   return pages.at(0);
+}
+
+std::vector<StoredPages> ImagePages::pages_in(std::uint32_t space, const PageRange& range) const {
+  std::vector<StoredPages> pages;
+  resolve(space, 0, range, pages);
+  return pages;
 }
 
 void ImagePages::load(std::uint32_t number, std::uint32_t block_number) {
   const std::pair wanted{number, block_number};
   if (loaded_ == wanted) return;
   loaded_.reset();
-  const Level& level = levels_[number];
+  const Level& level = (*levels_)[number];
   const ImageBlock& block = level.index.blocks()[block_number];
   const std::string name = level.name + "/pages";
   const std::span<std::byte> raw = std::span(raw_).first(block.pages * kPageSize);
@@ -147,7 +161,7 @@ const std::byte* ImagePages::find_page(std::uint32_t space, Address address) {
 }
 
 void ImagePages::verify(std::uint32_t number) {
-  const Level& level = levels_.at(number);
+  const Level& level = levels_->at(number);
   const std::string name = level.name + "/pages";
   for (std::uint32_t i = 0; i < level.index.blocks().size(); ++i) {
     load(number, i);

@@ -101,6 +101,24 @@ class BenchTest(unittest.TestCase):
         self.assertGreater(run["fault_latency_p50_ms"], 0)
         self.assertAlmostEqual(run["postcopy_over_bare"], run["postcopy_ms"] / run["bare_stream_ms"])
 
+    def test_image(self):
+        """Saved while it runs on, restored whole and lazily; the shares are those of the times."""
+        code, found, output = self.bench(
+            "image", "--rss-mib", "8", "--clients", "5", "--rate", "1000", "--runs", "1",
+            "--quiet-s", "0.6")
+        self.assertEqual(code, 0, output)
+        self.assertEqual((found["bench"], found["rss_mib"]), ("image", 8))
+        for name, values in found["summary"].items():
+            self.assert_spread(values, name)
+        for name in ("failed_commands", "reconnects", "counter_errors", "failed_runs"):
+            self.assertEqual(found[name], 0, f"{name}: {output}")
+        run = found["runs"][0]
+        self.assertGreater(run["image_mib"], 8)
+        self.assertGreater(run["client_gap_ms"], 0.5 * run["blackout_ms"])
+        self.assertGreater(run["lazy_first_reply_ms"], 1)
+        self.assertGreater(run["lazy_ms"], 0)
+        self.assertAlmostEqual(run["restore_speed_share"], run["read_copy_ms"] / run["restore_ms"])
+
     def test_throughput(self):
         """The ratio is that of the two speeds; the process is whole."""
         code, found, output = self.bench("throughput", "--rss-mib", "48", "--runs", "1")

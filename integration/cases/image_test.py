@@ -75,6 +75,21 @@ class SaveAndRestore(ImageCase):
         self.assert_passes(workload)
         self.assert_nothing_left()
 
+    def test_left_running_while_it_writes(self):
+        """It writes faster than rounds can follow: what is left is taken in the pause, and written
+        when it runs on; every page is that of one instant."""
+        workload = self.workload("memory_checker", "64", "2", "200000")
+        run = self.save(workload, "one", "--leave-running", "--compress", "zstd", "--max-rounds",
+                        "2")
+        self.tell(f"pause {run.report['blackout_ms']:.1f} ms {run.report['blackout_phases_ms']}")
+        self.assert_passes(workload)
+        (workload.folder / "stop").unlink()
+        workload.status.write_text("")
+        self.bring_back(workload, self.b, "one", "--pids", "namespace", "--lazy")
+        time.sleep(0.5)
+        self.assert_passes(workload)
+        self.assert_nothing_left()
+
     def test_incremental(self):
         """Images that rest on each other; merged into one that rests on none."""
         workload = self.workload("memory_checker", "64", "1", "500")

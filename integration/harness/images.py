@@ -24,7 +24,12 @@ def checkpoint(host: Host, pid: int, image: pathlib.Path, *extra: str, before: t
 
 def restore(host: Host, image: pathlib.Path, *extra: str) -> Run:
     """Brings it back to life."""
-    return _begin(host, ["restore", "--from", f"file:{image}", *extra], ()).wait()
+    return start_restore(host, image, *extra).wait()
+
+
+def start_restore(host: Host, image: pathlib.Path, *extra: str) -> Migration:
+    """Starts `migrate restore`."""
+    return _begin(host, ["restore", "--from", f"file:{image}", *extra], ())
 
 
 def restore_moved(moved, host: Host, image: pathlib.Path, *extra: str) -> Run:

@@ -31,6 +31,8 @@ constexpr const char* kMayDiffer[] = {
     "godwit.proto.Thread.blocked_call",
     "godwit.proto.Mapping.shared_object",
     "godwit.proto.FileIdentity.modified_ns",
+    "godwit.proto.FileIdentity.inode",
+    "godwit.proto.FileIdentity.changed_ns",
     "godwit.proto.IntervalTimer.remaining_ns",
     "godwit.proto.PosixTimer.remaining_ns",
     "godwit.proto.PosixTimer.overrun",

@@ -195,6 +195,8 @@ std::uint32_t MappingsCapture::file_index(const MapsLine& line, bool executable,
     if (::stat(path.c_str(), &about) != 0) throw_system("stat {}", line.path);
     known.set_bytes(static_cast<std::uint64_t>(about.st_size));
     known.set_modified_ns(about.st_mtim.tv_sec * 1'000'000'000LL + about.st_mtim.tv_nsec);
+    known.set_inode(about.st_ino);
+    known.set_changed_ns(about.st_ctim.tv_sec * 1'000'000'000LL + about.st_ctim.tv_nsec);
     if (!line.shared) known.set_content_hash(hash_file(path));
     known.set_path(line.path);
   }
