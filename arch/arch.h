@@ -97,6 +97,13 @@ bool stub_has_notified(const Registers& registers, std::uint64_t stub);
 // After the stub has notified: rows done, or the single call's result.
 std::uint64_t stub_progress(const Registers& registers);
 
+// --- Code over the functions of a vDSO
+// ------------------------------------------------------------ Goes on at `target` as if that had
+// been called.
+std::vector<std::byte> jump_code(std::uint64_t target);
+// Makes the system call that the function of that name is for, or answers ENOSYS; empty if unknown.
+std::vector<std::byte> vdso_call_code(std::string_view function);
+
 // --- Facts ---------------------------------------------------------------------------------------
 std::string_view name();                             // "x86_64"
 std::string_view syscall_name(std::int64_t number);  // empty if unknown

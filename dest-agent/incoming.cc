@@ -18,6 +18,7 @@
 #include "common/model/host_features.h"
 #include "common/model/snapshot.h"
 #include "common/model/snapshot_check.h"
+#include "common/model/vdso_image.h"
 #include "dest-agent/clocks.h"
 #include "dest-agent/preflight.h"
 
@@ -212,7 +213,8 @@ void Incoming::build(std::shared_ptr<proto::Process> wanted) {
   network_.hold(process.fd_table());
   record_.nft_table = network_.table();
   nursery_.emplace(nursery);
-  skeleton_.emplace(*nursery_, std::move(wanted), nursery.agent_pidfd);
+  skeleton_.emplace(*nursery_, std::move(wanted), nursery.agent_pidfd,
+                    bytes_of(hello_.source().vdso_image()));
   // A killed session takes the skeleton along by ptrace as long as it may; the nursery must not.
   nursery_->let_live();
   group_->add(skeleton_->host_pid());
@@ -386,7 +388,9 @@ void Incoming::cut_over(proto::Final& final) {
 
 void Incoming::verify(const proto::Process& expected) {
   CaptureContext context{skeleton_->task(), skeleton_->host_pid()};
-  differences_ = compare_processes(expected, describe_process(context));
+  proto::Process found = describe_process(context);
+  skeleton_->mappings().as_described(*found.mutable_mappings());
+  differences_ = compare_processes(expected, found);
   mark_phase("dest_verify");
 }
 

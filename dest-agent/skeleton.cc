@@ -76,7 +76,8 @@ std::shared_ptr<const Part> part(const std::shared_ptr<proto::Process>& whole, c
 
 }  // namespace
 
-Skeleton::Skeleton(Nursery& nursery, std::shared_ptr<proto::Process> wanted, int agent_pidfd)
+Skeleton::Skeleton(Nursery& nursery, std::shared_ptr<proto::Process> wanted, int agent_pidfd,
+                   std::span<const std::byte> source_vdso)
     : task_((check_process(*wanted), nursery.clone_skeleton(wanted->identity().pid()))),
       host_pid_(task_.host_pid()),
       mappings_(task_, agent_pidfd),
@@ -86,7 +87,8 @@ Skeleton::Skeleton(Nursery& nursery, std::shared_ptr<proto::Process> wanted, int
       have_(std::make_shared<proto::Process>()) {
   begin();
   const proto::Process& want = *wanted;
-  in_context([&] { mappings_.build(part(wanted, want.mappings())); }, "building the address space");
+  in_context([&] { mappings_.build(part(wanted, want.mappings()), source_vdso); },
+             "building the address space");
   reconcile_threads(want.threads());
   in_context([&] { fd_table_.build(part(wanted, want.fd_table())); }, "building descriptors");
   reconcile_state(want);

@@ -36,7 +36,9 @@ class Skeleton {
  public:
   // Makes the process with the id that `want` says and builds it. `agent_pidfd`: the descriptor
   // under which the nursery's children find a pidfd of this process.
-  Skeleton(Nursery& nursery, std::shared_ptr<proto::Process> want, int agent_pidfd);
+  // `source_vdso`: see place_vdso().
+  Skeleton(Nursery& nursery, std::shared_ptr<proto::Process> want, int agent_pidfd,
+           std::span<const std::byte> source_vdso);
 
   // Applies a later description.
   void reconcile(std::shared_ptr<proto::Process> want);

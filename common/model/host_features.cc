@@ -16,6 +16,7 @@
 #include "common/base/unique_fd.h"
 #include "common/kernel/proc_maps.h"
 #include "common/kernel/proc_text.h"
+#include "common/model/vdso_image.h"
 
 namespace godwit {
 namespace {
@@ -49,16 +50,30 @@ std::size_t elf_bytes(std::span<const std::byte> image) {
 }
 
 // AT_SYSINFO_EHDR would do for the start; the end is in maps only.
-std::uint64_t own_vdso_hash() {
+std::span<const std::byte> own_vdso() {
   for (const MapsLine& line : read_maps(::getpid())) {
     if (line.path != "[vdso]") continue;
-    return hash_vdso({reinterpret_cast<const std::byte*>(line.range.start), line.range.bytes()});
+    return {reinterpret_cast<const std::byte*>(line.range.start), line.range.bytes()};
   }
-  return 0;
+  return {};
 }
 
 std::string hosts(const proto::HostFeatures& source, const proto::HostFeatures& destination) {
   return fmt::format("{} and {}", source.host_name(), destination.host_name());
+}
+
+// Why what programs know of the source's vDSO can't be made to work on the destination; empty: it
+// can.
+std::string vdso_obstacle(const proto::HostFeatures& source,
+                          const proto::HostFeatures& destination) try {
+  if (source.vdso_hash() == destination.vdso_hash()) return {};
+  if (hash_vdso(bytes_of(source.vdso_image())) != source.vdso_hash()) {
+    return "the source's is not the one that it told of";
+  }
+  stand_in_for(bytes_of(source.vdso_image()), bytes_of(destination.vdso_image()), 0);
+  return {};
+} catch (const Error& error) {
+  return error.what();
 }
 
 }  // namespace
@@ -76,7 +91,11 @@ proto::HostFeatures read_host_features() {
   features.set_architecture(std::string(arch::name()));
   features.set_vector_state_mask(arch::vector_state_mask());
   features.set_vector_state_bytes(static_cast<std::uint32_t>(arch::vector_state_bytes()));
-  features.set_vdso_hash(own_vdso_hash());
+  const std::span<const std::byte> vdso = own_vdso();
+  if (!vdso.empty()) {
+    features.set_vdso_hash(hash_vdso(vdso));
+    features.set_vdso_image(vdso.data(), vdso.size());
+  }
   features.set_page_bytes(static_cast<std::uint32_t>(::sysconf(_SC_PAGESIZE)));
   const std::string pid_max = read_file("/proc/sys/kernel/pid_max");
   features.set_pid_max(parse_number<std::uint32_t>(trim(pid_max), "/proc/sys/kernel/pid_max"));
@@ -111,10 +130,11 @@ void compare_features(const proto::HostFeatures& source, const proto::HostFeatur
                        destination.vector_state_bytes(), source.vector_state_bytes()),
            "move to a host with the same kind of processor");
   }
-  if (source.vdso_hash() != destination.vdso_hash()) {
+  const std::string obstacle = vdso_obstacle(source, destination);
+  if (!obstacle.empty()) {
     refuse(findings, "vdso-differs", hosts(source, destination),
-           fmt::format("the kernels ({} and {}) give programs different vDSO code",
-                       source.kernel_release(), destination.kernel_release()),
+           fmt::format("the kernels ({} and {}) give programs different vDSO code: {}",
+                       source.kernel_release(), destination.kernel_release(), obstacle),
            "boot the same kernel on both hosts");
   } else if (source.kernel_release() != destination.kernel_release()) {
     warn(findings, "kernel-differs", hosts(source, destination),

@@ -147,14 +147,13 @@ std::vector<Row> growing_rows(const LayoutDiff& diff, const proto::Mappings& wan
   return rows;
 }
 
-bool is_vdso_part(const std::string& path) { return path == "[vdso]" || path.starts_with("[vvar"); }
-
 }  // namespace
 
 MappingsRestorer::MappingsRestorer(RemoteTask& task, int agent_pidfd)
     : task_(task), agent_pidfd_(agent_pidfd), have_(std::make_shared<proto::Mappings>()) {}
 
-void MappingsRestorer::build(std::shared_ptr<const proto::Mappings> wanted) {
+void MappingsRestorer::build(std::shared_ptr<const proto::Mappings> wanted,
+                             std::span<const std::byte> source_vdso) {
   const proto::Mappings& want = *wanted;
   check_mappings(want);
   const std::vector<MapsLine> old = read_maps(task_.host_pid());
@@ -167,64 +166,40 @@ void MappingsRestorer::build(std::shared_ptr<const proto::Mappings> wanted) {
     clear.add(SYS_munmap, {line.range.start, line.range.bytes()}, area_name(line.range));
   }
   task_.run(clear);
-  move_vdso(want);
+  vdso_ = place_vdso(task_, want, source_vdso);
   userfaultfd_ = open_userfaultfd(0);
   set_marks(want.marks(), true);
   reconcile(std::move(wanted));
 }
 
-// Moves the skeleton's own vDSO and its data pages to where the source's were. In two steps through
-// a free place, since mremap refuses ranges that overlap.
-void MappingsRestorer::move_vdso(const proto::Mappings& want) {
-  std::vector<MapsLine> own;
-  for (const MapsLine& line : read_maps(task_.host_pid())) {
-    if (is_vdso_part(line.path)) own.push_back(line);
+void MappingsRestorer::as_described(proto::Mappings& found) const {
+  if (!vdso_.stand_in) return;
+  const auto is_part = [](const proto::Mapping& area) {
+    return area.backing() == proto::BACKING_VDSO || area.backing() == proto::BACKING_VVAR;
+  };
+  auto& areas = *found.mutable_areas();
+  areas.erase(std::remove_if(areas.begin(), areas.end(),
+                             [&](const proto::Mapping& area) {
+                               return is_part(area) || vdso_.stand_in->contains(area.start());
+                             }),
+              areas.end());
+  for (const proto::Mapping& area : have_->areas()) {
+    if (is_part(area)) *areas.Add() = area;
   }
-  std::vector<const proto::Mapping*> places;
-  for (const proto::Mapping& area : want.areas()) {
-    if (area.backing() == proto::BACKING_VDSO || area.backing() == proto::BACKING_VVAR) {
-      places.push_back(&area);
-    }
-  }
-  std::uint64_t total = 0;
-  for (const MapsLine& line : own) total += line.range.bytes();
-  const PageRange between =
-      find_hole({ranges_of(read_maps(task_.host_pid())), ranges_of(want)}, total);
-  SyscallBatch batch;
-  Address at = between.start;
-  for (const MapsLine& line : own) {
-    batch.add(SYS_mremap,
-              {line.range.start, line.range.bytes(), line.range.bytes(),
-               MREMAP_MAYMOVE | MREMAP_FIXED, at},
-              line.path);
-    at += line.range.bytes();
-  }
-  at = between.start;
-  for (const MapsLine& line : own) {
-    const auto place = std::find_if(places.begin(), places.end(), [&](const proto::Mapping* area) {
-      return area->name() == line.path && area->end() - area->start() == line.range.bytes();
-    });
-    if (place == places.end() || own.size() != places.size()) {
-      throw Error(fmt::format("{} of this kernel has no counterpart in the source's address space",
-                              line.path))
-          .with_hint("move between hosts whose kernels have the same vDSO layout");
-    }
-    batch.add(SYS_mremap,
-              {at, line.range.bytes(), line.range.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED,
-               (*place)->start()},
-              line.path);
-    at += line.range.bytes();
-  }
-  task_.run(batch);
+  std::sort(areas.begin(), areas.end(), [](const proto::Mapping& one, const proto::Mapping& other) {
+    return one.start() < other.start();
+  });
 }
 
-PageRange MappingsRestorer::vdso() const {
-  // It is among the last ones, as a rule.
-  for (int index = have_->areas_size() - 1; index >= 0; --index) {
-    const proto::Mapping& area = have_->areas(index);
-    if (area.backing() == proto::BACKING_VDSO) return {area.start(), area.end()};
+// What the source maps there now would take this kernel's vDSO away.
+void MappingsRestorer::check_vdso_room(const LayoutDiff& diff) const {
+  for (const LayoutSegment& segment : diff.map) {
+    if (!vdso_.stand_in || !segment.range.overlaps(vdso_.block)) continue;
+    throw Error(
+        fmt::format("{} is where the vDSO of this kernel was put", area_name(segment.range)),
+        EAGAIN)
+        .with_hint("begin the migration again");
   }
-  throw Error("the description has no vDSO");
 }
 
 UniqueFd MappingsRestorer::open_userfaultfd(std::uint64_t features) {
@@ -308,6 +283,7 @@ void MappingsRestorer::reconcile(std::shared_ptr<const proto::Mappings> wanted) 
   const proto::Mappings& want = *wanted;
   check_mappings(want);
   const LayoutDiff diff = diff_layout(*have_, want);
+  check_vdso_room(diff);
   create_shared_objects(diff);
   SyscallBatch batch;
   for (const PageRange& range : diff.unmap) {

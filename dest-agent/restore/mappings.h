@@ -15,6 +15,7 @@
 #include "common/base/unique_fd.h"
 #include "common/model/layout_diff.h"
 #include "common/remote/remote_task.h"
+#include "dest-agent/restore/vdso.h"
 #include "proto/mappings.pb.h"
 #include "proto/page_service.pb.h"
 
@@ -27,7 +28,9 @@ class MappingsRestorer {
 
   // The first time: gives the skeleton an address space with nothing in it but its vDSO (moved to
   // the place that `want` says) and its home. Then what reconcile() does.
-  void build(std::shared_ptr<const proto::Mappings> want);
+  // `source_vdso`: see place_vdso().
+  void build(std::shared_ptr<const proto::Mappings> want,
+             std::span<const std::byte> source_vdso = {});
   void build(proto::Mappings want) { build(std::make_shared<proto::Mappings>(std::move(want))); }
   // The agent's pidfd has another number in the skeleton now.
   void set_agent_pidfd(int agent_pidfd) { agent_pidfd_ = agent_pidfd; }
@@ -64,10 +67,12 @@ class MappingsRestorer {
   // It is to be served from then on. Once.
   UniqueFd take_lazy_userfaultfd() { return std::move(lazy_userfaultfd_); }
   // The vDSO's final place, for RemoteTask::leave_home.
-  PageRange vdso() const;
+  PageRange vdso() const { return vdso_.code; }
+  // Of what is found in the skeleton: a vDSO that is elsewhere is told as it was described.
+  void as_described(proto::Mappings& found) const;
 
  private:
-  void move_vdso(const proto::Mappings& want);
+  void check_vdso_room(const LayoutDiff& diff) const;
   UniqueFd open_userfaultfd(std::uint64_t features);
   // One call of `use` for areas that adjoin and that `wanted` takes.
   template <typename Wanted, typename Use>
@@ -91,6 +96,7 @@ class MappingsRestorer {
   bool page_areas_changed_ = true;
   bool registered_ = false;  // some area is
   bool released_ = false;
+  VdsoPlace vdso_;
 };
 
 }  // namespace godwit

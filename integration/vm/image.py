@@ -80,7 +80,7 @@ def _which(name: str) -> pathlib.Path:
     for folder in ("/usr/sbin", "/usr/bin", "/sbin", "/bin"):
         path = pathlib.Path(folder, name)
         if path.exists():
-            return path.resolve()
+            return path
     raise RuntimeError(f"{name} is not installed; deploy/setup installs what the tests need")
 
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 from harness.host import Host, Run
 from harness.network import SERVICE
-from harness.programs import wait_until
+from harness.programs import program, wait_until
 from harness.redis import RedisLoad, largest_ms
-from harness.streams import Client
 
 from .pair import Pair, VmHost
 
@@ -109,13 +108,6 @@ def memory(pair: Pair) -> Outcome:
     return _move_program(pair, "memory_checker", "16", "2", "300", options=("--max-downtime", "200ms"))
 
 
-def traps(pair: Pair) -> Outcome:
-    """What hides writes from soft-dirty bits: new, moved and merged areas, pages given back and read,
-    pages in swap and of files, huge pages."""
-    pair.a.machine.run("modprobe", "zram")
-    return _move_program(pair, "hidden_writes", options=("--max-downtime", "500ms"))
-
-
 def layout(pair: Pair) -> Outcome:
     """Areas that come, go, grow and move."""
     return _move_program(pair, "changing_layout", options=("--max-downtime", "500ms"))
@@ -157,11 +149,10 @@ class VmRedis:
                    lambda: self._cli("ping").strip() == "PONG", 60, 0.2)
 
     def _cli(self, *words: str) -> str:
-        return self.pair.network.run("c", "redis-cli", "-h", SERVICE, "-t", "2", *words).stdout
+        return self.pair.network.run("c", "redis-cli", "-h", SERVICE, *words).stdout
 
     def fill(self, *extra: str) -> None:
         """Fills it with random values, or compares them (--verify)."""
-        from harness.programs import program
         done = self.pair.network.run(
             "c", program("client_redis_fill"), "--host", SERVICE, "--port", "6379", "--mib",
             str(self.mib), "--value-bytes", "1000", *extra)
@@ -180,7 +171,7 @@ def redis(pair: Pair, mib: int = 16, moves: int = 2) -> Outcome:
     """A redis with clients that write, read back and count; nobody notices."""
     server = VmRedis(pair, mib)
     server.fill()
-    load = RedisLoad(server.clients, clients_count=8, rate=200)
+    load = RedisLoad(server.clients, clients_count=8, rate=200, seconds=300)
     outcome = Outcome()
     try:
         time.sleep(2)
@@ -212,19 +203,6 @@ def stop_and_copy(pair: Pair, mib: int = 256) -> Outcome:
     if after * 20 > before:
         raise AssertionError(f"blackout {after:.0f} ms with rounds, {before:.0f} ms without")
     return Outcome([moved], f"stop-and-copy {before:.0f} ms, {before / after:.0f} times as long")
-
-
-def tcp(pair: Pair) -> Outcome:
-    """Streams whose every byte is checked at both ends."""
-    program = Program(pair, "tcp_server", "7000", SERVICE, "10.77.0.100")
-    client = Client(Host(pair.network, "c", None, pair.folder), "client_tcp_stream", SERVICE, 7000,
-                    "--connections", "4", "--bytes-per-s", "1e5")
-    outcome = Outcome([program.move("--addresses", "move") for _ in range(2)])
-    found = client.stop()
-    if found["exit_code"] != 0:
-        raise AssertionError(f"{found}\n{pair.story()}")
-    program.finish()
-    return outcome
 
 
 SCENARIOS = {function.__name__.replace("_", "-"): function for function in

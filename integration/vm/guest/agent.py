@@ -67,7 +67,7 @@ class Agent:
         """Starts a program that goes on, its output in a file; its process id."""
         with open(log, "ab") as output:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                       start_new_session=True, cwd=pathlib.Path(log).parent,
+                                       start_new_session=True, cwd="/",
                                        env=os.environ | environment)
         self._started[process.pid] = process
         return process.pid
