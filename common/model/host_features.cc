@@ -21,19 +21,9 @@
 namespace godwit {
 namespace {
 
-template <typename T>
-T read_struct(std::span<const std::byte> from, std::uint64_t offset) {
-  if (offset > from.size() || from.size() - offset < sizeof(T)) {
-    fail("the vDSO image is cut short at byte {}", from.size());
-  }
-  T value;
-  std::memcpy(&value, from.data() + offset, sizeof(T));
-  return value;
-}
-
 // Where the ELF file ends: behind its last segment or its section headers.
 std::size_t elf_bytes(std::span<const std::byte> image) {
-  const auto header = read_struct<ElfW(Ehdr)>(image, 0);
+  const auto header = read_vdso_struct<ElfW(Ehdr)>(image, 0);
   if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
       header.e_phentsize != sizeof(ElfW(Phdr))) {
     fail("the vDSO image is no ELF file of this processor");
@@ -42,7 +32,8 @@ std::size_t elf_bytes(std::span<const std::byte> image) {
   end = std::max<std::uint64_t>(
       end, header.e_shoff + static_cast<std::uint64_t>(header.e_shnum) * header.e_shentsize);
   for (std::uint64_t i = 0; i < header.e_phnum; ++i) {
-    const auto segment = read_struct<ElfW(Phdr)>(image, header.e_phoff + i * sizeof(ElfW(Phdr)));
+    const auto segment =
+        read_vdso_struct<ElfW(Phdr)>(image, header.e_phoff + i * sizeof(ElfW(Phdr)));
     end = std::max<std::uint64_t>(end, segment.p_offset + segment.p_filesz);
   }
   if (end > image.size()) fail("the vDSO image is {} bytes, {} are mapped", end, image.size());

@@ -12,23 +12,13 @@
 namespace godwit {
 namespace {
 
-template <typename T>
-T read_struct(std::span<const std::byte> from, std::uint64_t offset) {
-  if (offset > from.size() || from.size() - offset < sizeof(T)) {
-    fail("the vDSO image is cut short at byte {}", from.size());
-  }
-  T value;
-  std::memcpy(&value, from.data() + offset, sizeof(T));
-  return value;
-}
-
 ElfW(Shdr) section(std::span<const std::byte> image, std::uint64_t index) {
-  const auto header = read_struct<ElfW(Ehdr)>(image, 0);
+  const auto header = read_vdso_struct<ElfW(Ehdr)>(image, 0);
   if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || index >= header.e_shnum ||
       header.e_shentsize != sizeof(ElfW(Shdr))) {
     fail("the vDSO image has no section {}", index);
   }
-  return read_struct<ElfW(Shdr)>(image, header.e_shoff + index * sizeof(ElfW(Shdr)));
+  return read_vdso_struct<ElfW(Shdr)>(image, header.e_shoff + index * sizeof(ElfW(Shdr)));
 }
 
 std::string text_at(std::span<const std::byte> image, std::uint64_t offset) {
@@ -41,14 +31,14 @@ std::string text_at(std::span<const std::byte> image, std::uint64_t offset) {
 
 std::vector<VdsoFunction> vdso_functions(std::span<const std::byte> image) {
   std::vector<VdsoFunction> functions;
-  const auto header = read_struct<ElfW(Ehdr)>(image, 0);
+  const auto header = read_vdso_struct<ElfW(Ehdr)>(image, 0);
   for (std::uint64_t index = 0; index < header.e_shnum; ++index) {
     const ElfW(Shdr) symbols = section(image, index);
     if (symbols.sh_type != SHT_DYNSYM) continue;
     const ElfW(Shdr) names = section(image, symbols.sh_link);
     if (symbols.sh_size > image.size()) fail("the vDSO image has a wild symbol table");
     for (std::uint64_t at = 0; at < symbols.sh_size; at += sizeof(ElfW(Sym))) {
-      const auto symbol = read_struct<ElfW(Sym)>(image, symbols.sh_offset + at);
+      const auto symbol = read_vdso_struct<ElfW(Sym)>(image, symbols.sh_offset + at);
       if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || symbol.st_shndx == SHN_UNDEF) continue;
       functions.push_back(
           {text_at(image, names.sh_offset + symbol.st_name), symbol.st_value, symbol.st_size});

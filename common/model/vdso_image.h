@@ -7,11 +7,13 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "common/base/error.h"
 #include "common/base/page_range.h"
 
 namespace godwit {
@@ -35,6 +37,17 @@ std::vector<std::byte> stand_in_for(std::span<const std::byte> image,
 // A field of a message as bytes.
 inline std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text));
+}
+
+// What stands at an offset of an image. Throws Error when it ends before.
+template <typename T>
+T read_vdso_struct(std::span<const std::byte> from, std::uint64_t offset) {
+  if (offset > from.size() || from.size() - offset < sizeof(T)) {
+    fail("the vDSO image is cut short at byte {}", from.size());
+  }
+  T value;
+  std::memcpy(&value, from.data() + offset, sizeof(T));
+  return value;
 }
 
 }  // namespace godwit
