@@ -24,7 +24,9 @@ Precedence::Precedence() noexcept {
 }
 
 Precedence::Precedence(pid_t process) {
-  for (const pid_t thread : list_threads(process)) give(thread);
+  for (const pid_t thread : list_threads(process)) {
+    if (::sched_getscheduler(thread) != SCHED_IDLE) give(thread);
+  }
 }
 
 Precedence::Precedence(OfThread thread) {

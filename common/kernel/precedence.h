@@ -22,7 +22,8 @@ class Precedence {
     pid_t tid;
   };
   explicit Precedence(OfThread thread);
-  // For all threads that the process has now. Throws Error when its threads can't be listed.
+  // For all threads that the process has now, but those that want only what is left over
+  // (SCHED_IDLE). Throws Error when its threads can't be listed.
   explicit Precedence(pid_t process);
   Precedence(const Precedence&) = delete;
   Precedence& operator=(const Precedence&) = delete;

@@ -13,6 +13,9 @@ constexpr std::uint64_t kSecondLookBytes = 512 << 10;
 // Less than a page table maps, so that no table is made for what lies between two that exist.
 constexpr std::uint64_t kGatherBytes = 64 << 10;
 
+// Below this a walk is over before a helper is awake.
+constexpr std::uint64_t kSharedWalkBytes = 512 << 20;
+
 // What one page table maps.
 constexpr std::uint64_t kTableBytes = kPageSize * 512;
 
@@ -31,6 +34,23 @@ std::vector<PageRange> share_of_tables(const pagemap::Region& region, const Page
   add_table_of(region.start);
   add_table_of(region.end - kPageSize);
   return parts;
+}
+
+void look_for_written(int pagemap_fd, const PageRange& range, std::span<pagemap::Region> buffer,
+                      const pagemap::RegionSink& sink) {
+  pagemap::Query query;
+  query.all = query.reported = pagemap::kWritten;
+  pagemap::scan(pagemap_fd, range, query, buffer, sink);
+}
+
+// `found` ascends; what lies close together is looked at as one.
+template <typename Range>
+void add_suspect(const Range& found, std::vector<PageRange>& suspects) {
+  if (!suspects.empty() && found.start - suspects.back().end <= kSecondLookBytes) {
+    suspects.back().end = found.end;
+  } else {
+    suspects.push_back(PageRange{found.start, found.end});
+  }
 }
 
 }  // namespace
@@ -75,6 +95,7 @@ void WriteProtectTracker::scan(std::span<const TrackedArea> areas, ScanMode mode
 
 void WriteProtectTracker::scan_running(const Span& span, const PageBitmap& sent,
                                        ScanFindings& findings) {
+  if (span.range.bytes() >= kSharedWalkBytes) get_helpers();
   // A protecting scan passes over mappings that are not registered, so they are found and scanned
   // apart. A mapping that appears in between is found by the next round.
   const std::vector<PageRange> untracked = find_untracked(span);
@@ -88,7 +109,7 @@ void WriteProtectTracker::find_scattered(const Span& span, const PageBitmap& sen
                                          ScanFindings& findings) {
   if (!absent_is_written_ || span.fresh || span.areas.front().kind != AreaKind::kAnonymous) return;
   std::vector<PageRange> scattered;
-  look_for_written(span.range, [&](const pagemap::Region& region) {
+  look_for_written(pagemap_fd_, span.range, buffer_, [&](const pagemap::Region& region) {
     for (const PageRange& part : share_of_tables(region, span.range)) {
       if (!scattered.empty() && part.start - scattered.back().end <= kGatherBytes) {
         scattered.back().end = part.end;
@@ -128,24 +149,25 @@ void WriteProtectTracker::take_untracked(const Span& span, const PageRange& rang
   findings.untracked.push_back(range);
 }
 
+void WriteProtectTracker::get_helpers() {
+  if (!helpers_) helpers_ = std::make_unique<SharedWalk>(SharedWalk::helpers_here());
+}
+
 std::vector<PageRange> WriteProtectTracker::find_suspects(const Span& span) {
   if (span.fresh) return {span.range};
   std::vector<PageRange> suspects;
-  look_for_written(span.range, [&](const pagemap::Region& region) {
-    if (!suspects.empty() && region.start - suspects.back().end <= kSecondLookBytes) {
-      suspects.back().end = region.end;
-    } else {
-      suspects.push_back(PageRange{region.start, region.end});
-    }
-  });
+  if (!helpers_ || span.range.bytes() < kSharedWalkBytes) {
+    look_for_written(pagemap_fd_, span.range, buffer_,
+                     [&](const pagemap::Region& region) { add_suspect(region, suspects); });
+    return suspects;
+  }
+  const auto walk = [fd = pagemap_fd_](const PageRange& piece, std::vector<PageRange>& found) {
+    std::array<pagemap::Region, 256> buffer;  // NOLINT(*-member-init): the kernel fills it
+    look_for_written(fd, piece, buffer,
+                     [&](const pagemap::Region& region) { add_suspect(region, found); });
+  };
+  for (const PageRange& found : helpers_->run(span.range, walk)) add_suspect(found, suspects);
   return suspects;
-}
-
-void WriteProtectTracker::look_for_written(const PageRange& range,
-                                           const pagemap::RegionSink& sink) {
-  pagemap::Query query;
-  query.all = query.reported = pagemap::kWritten;
-  pagemap::scan(pagemap_fd_, range, query, buffer_, sink);
 }
 
 std::vector<PageRange> WriteProtectTracker::find_untracked(const Span& span) {

@@ -10,10 +10,12 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "common/tracking/dirty_tracker.h"
+#include "common/tracking/shared_walk.h"
 
 namespace godwit {
 
@@ -44,11 +46,13 @@ class WriteProtectTracker final : public DirtyTracker {
   // Ranges to look at in a final scan: the kernel walks twice as fast when nothing but "written" is
   // asked for and told.
   std::vector<PageRange> find_suspects(const Span& span);
+  // For the final scan of what is large; a running one gets them, since starting threads takes
+  // time.
+  void get_helpers();
   // All that is there: marks in a mapping that is not registered are left from an earlier
   // registration, and writes do not take them away.
   void take_untracked(const Span& span, const PageRange& range, const PageBitmap& sent,
                       ScanFindings& findings);
-  void look_for_written(const PageRange& range, const pagemap::RegionSink& sink);
   std::vector<PageRange> find_untracked(const Span& span);
   void find_written(const Span& span, const PageRange& range, bool protect, bool absent_too,
                     const PageBitmap& sent, ScanFindings& findings);
@@ -61,6 +65,7 @@ class WriteProtectTracker final : public DirtyTracker {
   bool absent_is_written_;
   bool guards_ = false;
   std::array<pagemap::Region, 1024> buffer_{};
+  std::unique_ptr<SharedWalk> helpers_;
 };
 
 }  // namespace godwit

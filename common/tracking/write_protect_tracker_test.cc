@@ -222,6 +222,26 @@ TEST_P(WriteProtectTrackerTest, AFinalScanOfManyWrites) {
   EXPECT_EQ(runs_of(last.zero), Runs{pages(301, 1)});
 }
 
+// Large enough to be walked by several threads.
+TEST_P(WriteProtectTrackerTest, AFinalScanOfMuch) {
+  constexpr std::uint64_t kPages = (1ULL << 30) / kPageSize;
+  constexpr std::uint64_t kStride = 1021;
+  const PageRange memory = pages(0, kPages);
+  child_.map(memory);
+  for (std::uint64_t page = 0; page < kPages; page += kStride) child_.fill(pages(page, 1), 1);
+  watch(child_, {memory});
+  scan({{memory, AreaKind::kAnonymous, true}});
+  scan({{memory}});
+  std::uint64_t written = 0;
+  for (std::uint64_t page = 0; page < kPages; page += 2 * kStride, ++written) {
+    child_.fill(pages(page, 1), 2);
+  }
+  child_.zap(pages(kStride, 1));
+  const ScanFindings last = scan({{memory}}, ScanMode::kFinal);
+  EXPECT_EQ(last.data.count(), written);
+  EXPECT_EQ(runs_of(last.zero), Runs{pages(kStride, 1)});
+}
+
 TEST_P(WriteProtectTrackerTest, GuardPagesAreNotData) {
   const PageRange memory = pages(0, 64);
   child_.map(memory);
