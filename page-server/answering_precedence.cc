@@ -1,8 +1,10 @@
 #include "page-server/answering_precedence.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include "common/base/clock.h"
+#include "common/kernel/precedence.h"
 #include "common/kernel/short_turns.h"
 
 namespace godwit {
@@ -18,9 +20,18 @@ std::int64_t thread_ns() {
 
 }  // namespace
 
-AnsweringPrecedence::AnsweringPrecedence() : since_ns_(monotonic_ns()), worked_ns_(thread_ns()) {
+AnsweringPrecedence::AnsweringPrecedence(PageServiceLink& link)
+    : link_(link), since_ns_(monotonic_ns()), worked_ns_(thread_ns()) {
   take_short_turns(false);
-  precedence_.emplace();
+  ask(true);
+}
+
+void AnsweringPrecedence::ask(bool precedence) {
+  proto::PageReport report;
+  report.mutable_answering_thread()->set_thread(::gettid());
+  report.mutable_answering_thread()->set_precedence(precedence);
+  link_.send(report);
+  asked_ = precedence;
 }
 
 void AnsweringPrecedence::look() {
@@ -30,12 +41,8 @@ void AnsweringPrecedence::look() {
   const bool busy = worked - worked_ns_ > (now - since_ns_) / 2;
   since_ns_ = now;
   worked_ns_ = worked;
-  if (busy && precedence_) {
-    precedence_.reset();
-    take_short_turns(false);
-  } else if (!busy && !precedence_) {
-    precedence_.emplace();
-  }
+  // It may have been taken back by who gave it to all threads for a while.
+  if (busy ? asked_ : !has_precedence()) ask(!busy);
 }
 
 }  // namespace godwit

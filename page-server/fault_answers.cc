@@ -29,11 +29,15 @@ void read_pages(int memory, Address from, std::span<std::byte> to) {
 
 }  // namespace
 
-FaultAnswers::FaultAnswers(TlsStream stream, MissingPages& missing, FindMemory find_memory)
-    : stream_(std::move(stream)), missing_(missing), find_memory_(std::move(find_memory)) {}
+FaultAnswers::FaultAnswers(PageServiceLink& link, TlsStream stream, MissingPages& missing,
+                           FindMemory find_memory)
+    : link_(link),
+      stream_(std::move(stream)),
+      missing_(missing),
+      find_memory_(std::move(find_memory)) {}
 
 void FaultAnswers::run() {
-  AnsweringPrecedence precedence;
+  AnsweringPrecedence precedence(link_);
   std::array<std::byte, kFaultRequestBytes> bytes;
   for (;;) {
     precedence.look();

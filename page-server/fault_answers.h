@@ -6,6 +6,7 @@
 
 #include "common/wire/fault_request.h"
 #include "common/wire/page_frame.h"
+#include "common/wire/page_service_link.h"
 #include "common/wire/tls_stream.h"
 #include "page-server/missing_pages.h"
 
@@ -15,7 +16,9 @@ class FaultAnswers {
  public:
   // The memory file of an address space.
   using FindMemory = std::function<int(std::uint32_t space)>;
-  FaultAnswers(TlsStream stream, MissingPages& missing, FindMemory find_memory);
+  // Borrows the link and `missing`.
+  FaultAnswers(PageServiceLink& link, TlsStream stream, MissingPages& missing,
+               FindMemory find_memory);
 
   // Answers until the destination closes the connection. Throws Error, also for a page that is not
   // missing there.
@@ -25,6 +28,7 @@ class FaultAnswers {
   void answer(const FaultRequest& request, bool alone);
   void send(std::uint32_t space, const PageRange& range);
 
+  PageServiceLink& link_;
   TlsStream stream_;
   MissingPages& missing_;
   FindMemory find_memory_;

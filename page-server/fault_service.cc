@@ -125,7 +125,7 @@ bool FaultService::serves(std::uint32_t space) const {
 }
 
 void FaultService::run() try {
-  AnsweringPrecedence precedence;
+  AnsweringPrecedence precedence(link_);
   report();
   for (;;) {
     precedence.look();

@@ -176,11 +176,15 @@ class PageServerTest : public ::testing::Test {
     Round round;
     for (int missing = 2; missing > 0; --missing) {
       proto::PageReport report = source_.link().receive(in_seconds(60));
-      while (report.has_round_progress()) report = source_.link().receive(in_seconds(60));
+      while (report.has_round_progress() || report.has_answering_thread()) {
+        report = source_.link().receive(in_seconds(60));
+      }
       if (report.has_scanned()) round.scanned = report.scanned();
       if (report.has_round_sent()) round.sent = report.round_sent();
     }
-    round.received = destination_.link().receive(in_seconds(60)).round_received();
+    proto::PageReport there = destination_.link().receive(in_seconds(60));
+    while (there.has_answering_thread()) there = destination_.link().receive(in_seconds(60));
+    round.received = there.round_received();
     EXPECT_EQ(round.sent.round(), number);
     EXPECT_EQ(round.scanned.round(), number);
     EXPECT_EQ(round.received.round(), number);

@@ -67,7 +67,6 @@ constexpr std::initializer_list<int> kAllowed{
     SCMP_SYS(sched_setattr),
     SCMP_SYS(sched_setscheduler),
     SCMP_SYS(sched_getscheduler),
-    SCMP_SYS(sched_getparam),
     SCMP_SYS(getpriority),
     SCMP_SYS(sched_getaffinity),
     SCMP_SYS(membarrier),
@@ -148,9 +147,6 @@ void drop_privileges() {
   const pid_t parent = getppid();
   const rlimit no_core{0, 0};
   if (setrlimit(RLIMIT_CORE, &no_core) != 0) throw_system("give up core dumps");
-  // Precedence of the lowest kind for who serves page faults. What forbids it costs speed only.
-  const rlimit precedence{1, 1};
-  setrlimit(RLIMIT_RTPRIO, &precedence);
   if (geteuid() == 0) {
     uid_t uid = kNobody;
     gid_t gid = kNobody;

@@ -393,7 +393,7 @@ void SourceServer::start_faults(PageServiceLink::Order& order) {
                                         monotonic_ns() + kHandshakeNs);
   stream.write(std::as_bytes(std::span(start.page_token())), monotonic_ns() + kHandshakeNs);
   auto answers = std::make_shared<FaultAnswers>(
-      std::move(stream), missing_,
+      link_, std::move(stream), missing_,
       [this](std::uint32_t number) { return space(number).memory.get(); });
   std::thread([this, answers] {
     try {

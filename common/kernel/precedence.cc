@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
 #include <utility>
 
 #include "common/base/error.h"
@@ -61,6 +62,14 @@ Precedence::~Precedence() {
       log_debug("timer slack of thread {} is the default one now", before.thread);
     }
   }
+}
+
+void lend_precedence(pid_t process, pid_t thread, bool precedence) noexcept {
+  std::array<char, 64> path{};
+  *fmt::format_to_n(path.data(), path.size() - 1, "/proc/{}/task/{}", process, thread).out = 0;
+  if (::access(path.data(), F_OK) != 0) return;
+  const sched_param param{precedence ? ::sched_get_priority_min(SCHED_FIFO) : 0};
+  ::sched_setscheduler(thread, precedence ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &param);
 }
 
 bool has_precedence() noexcept {

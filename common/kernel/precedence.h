@@ -41,6 +41,11 @@ class Precedence {
   std::vector<Before> threads_;
 };
 
+// For a thread of `process` as long as it wants, in place of what it had: a program without the
+// right to it asks one that has. Nothing for a thread of any other process, or where the host
+// forbids it.
+void lend_precedence(pid_t process, pid_t thread, bool precedence) noexcept;
+
 // True for the calling thread while somebody gives it precedence.
 bool has_precedence() noexcept;
 

@@ -50,5 +50,16 @@ TEST(Precedence, OfAnotherProcessOutlastsItsOwnWish) {
   ::close(ends[1]);
 }
 
+TEST(Precedence, IsLentToThreadsOfOneProcess) {
+  const pid_t self = ::getpid();
+  const int before = ::sched_getscheduler(0);
+  lend_precedence(self + 1, self, true);
+  EXPECT_EQ(::sched_getscheduler(0), before);
+  lend_precedence(self, self, true);
+  EXPECT_TRUE(has_precedence());
+  lend_precedence(self, self, false);
+  EXPECT_EQ(::sched_getscheduler(0), SCHED_OTHER);
+}
+
 }  // namespace
 }  // namespace godwit

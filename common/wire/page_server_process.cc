@@ -68,7 +68,9 @@ PageServerProcess PageServerProcess::spawn(std::string_view role, const std::str
 }
 
 PageServerProcess::PageServerProcess(pid_t pid, UniqueFd link)
-    : pid_(pid), link_(std::make_unique<PageServiceLink>(std::move(link))) {}
+    : pid_(pid), link_(std::make_unique<PageServiceLink>(std::move(link))) {
+  link_->lend_precedence_to(pid_);
+}
 
 PageServerProcess::PageServerProcess(PageServerProcess&& other) noexcept
     : pid_(std::exchange(other.pid_, -1)), link_(std::move(other.link_)) {}

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "common/base/clock.h"
+#include "common/kernel/precedence.h"
 
 namespace godwit {
 namespace {
@@ -168,6 +169,10 @@ std::optional<proto::PageReport> PageServiceLink::try_receive(std::int64_t deadl
   proto::PageReport report;
   if (!receive_message(report, fds)) throw Error("the page server is gone", ECONNRESET);
   if (report.has_failed()) throw Error("page server: " + report.failed().story());
+  if (report.has_answering_thread() && server_ > 0) {
+    const proto::AnsweringThread& answering = report.answering_thread();
+    lend_precedence(server_, answering.thread(), answering.precedence());
+  }
   return report;
 }
 

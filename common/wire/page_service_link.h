@@ -12,6 +12,7 @@
 #pragma once
 
 #include <google/protobuf/message_lite.h>
+#include <sys/types.h>
 
 #include <atomic>
 #include <cstdint>
@@ -37,7 +38,10 @@ class PageServiceLink {
   static std::pair<UniqueFd, UniqueFd> make_sockets();
   explicit PageServiceLink(UniqueFd socket) : socket_(std::move(socket)) {}
 
-  // --- The agent's end. Errors: ETIMEDOUT; ECONNRESET: the page server is gone without a word; the
+  // --- The agent's end. `server` gets the precedence that its threads ask for (AnsweringThread)
+  // when such a report is received; nobody else has to do anything about it.
+  void lend_precedence_to(pid_t server) { server_ = server; }
+  // Errors: ETIMEDOUT; ECONNRESET: the page server is gone without a word; the
   // story of its Failed report.
   //
   // The descriptors are duplicated; the caller keeps its own.
@@ -69,6 +73,7 @@ class PageServiceLink {
   bool receive_message(google::protobuf::MessageLite& message, std::vector<UniqueFd>* fds);
   bool receive_header(std::uint64_t& bytes, std::vector<UniqueFd>* fds);
 
+  pid_t server_ = -1;
   UniqueFd socket_;
   std::mutex sending_;
   std::atomic<bool> failed_{false};
