@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "common/base/error.h"
@@ -459,16 +460,30 @@ void MappingsRestorer::begin_lazily(const std::vector<PageRange>& stale) {
 void MappingsRestorer::finish() {
   if (registered_) unregister_areas();
   SyscallBatch batch;
+  std::vector<std::pair<RowResult, PageRange>> inaccessible;
   for (const proto::Mapping& area : have_->areas()) {
     const PageRange range{area.start(), area.end()};
-    if ((area.flags() & proto::AREA_LOCKED) != 0) {
+    const bool locked = (area.flags() & proto::AREA_LOCKED) != 0;
+    if (locked && area.protection() != PROT_NONE) {
       batch.add(SYS_mlock, {range.start, range.bytes()}, area_name(range));
     }
     if (area.protection() != building_protection(area)) {
       batch.add(SYS_mprotect, {range.start, range.bytes(), area.protection()}, area_name(range));
     }
+    if (locked && area.protection() == PROT_NONE) {
+      inaccessible.emplace_back(
+          batch.add_may_fail(SYS_mlock, {range.start, range.bytes()}, area_name(range)), range);
+    }
   }
-  if (!batch.empty()) task_.run(batch);
+  if (batch.empty()) return;
+  const BatchOutcome outcome = task_.run(batch);
+  // Such an area is locked, and then its pages can't be brought in: ENOMEM, as in mlockall(2) for
+  // the program itself, which does not tell of it.
+  for (const auto& [row, range] : inaccessible) {
+    if (outcome[row] == 0 || outcome[row] == -ENOMEM) continue;
+    errno = static_cast<int>(-outcome[row]);
+    throw_system("mlock of {}", area_name(range));
+  }
 }
 
 }  // namespace godwit

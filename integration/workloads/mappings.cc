@@ -248,6 +248,8 @@ class Zoo {
   // By now nobody moves it any more.
   void final_check() {
     check_all(false);
+    must(mprotect(locked_none_, 4 * kPage, PROT_READ), "mprotect");
+    check(locked_none_, 4 * kPage, 9, "locked and inaccessible");
     unlink("mapped-file");
   }
 
@@ -288,6 +290,11 @@ class Zoo {
     locked_ = map_anonymous(8 * kPage);
     must(mlock(locked_, 8 * kPage), "mlock");
     fill(locked_, 8 * kPage, 3);
+    // What mlockall(2) makes of guard pages.
+    locked_none_ = map_anonymous(4 * kPage);
+    fill(locked_none_, 4 * kPage, 9);
+    must(mlock(locked_none_, 4 * kPage), "mlock");
+    must(mprotect(locked_none_, 4 * kPage, PROT_NONE), "mprotect");
     named_ = map_anonymous(8 * kPage);
     fill(named_, 8 * kPage, 4);
     expect(prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, named_, 8 * kPage, "a named area") == 0 ||
@@ -365,6 +372,7 @@ class Zoo {
   Bytes reserved_ = nullptr;
   size_t reserved_pages_ = 1024;
   Bytes locked_ = nullptr;
+  Bytes locked_none_ = nullptr;
   Bytes named_ = nullptr;
   Bytes moved_ = nullptr;
   Bytes copied_ = nullptr;
