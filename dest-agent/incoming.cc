@@ -19,6 +19,8 @@
 #include "common/model/snapshot.h"
 #include "common/model/snapshot_check.h"
 #include "common/model/vdso_image.h"
+#include "common/model/workload.h"
+#include "dest-agent/arrival.h"
 #include "dest-agent/clocks.h"
 #include "dest-agent/preflight.h"
 
@@ -140,6 +142,11 @@ void Incoming::preflight(const proto::PreflightRequest& request) {
   if (auto soon = expiry_warning(keys_, ::time(nullptr))) findings.push_back(std::move(*soon));
   pids_ = preflight_destination(request, hello_, findings);
   network_.preflight(request, findings);
+  if (request.has_workload()) {
+    record_.registry = options_.registry;
+    record_.workload = preflight_arrival(WorkloadFolder(options_.registry), request.workload(),
+                                         control_, findings);
+  }
   proto::PreflightAnswer answer;
   for (proto::Finding& finding : findings) *answer.add_findings() = std::move(finding);
   answer.set_pids(pids_);
@@ -435,6 +442,7 @@ void Incoming::make_lasting() {
   attempt("keeping the addresses", [&] { network_.keep_addresses(); });
   record_.addresses.clear();  // this host's own now: no recovery takes them away
   attempt("journal", [&] { write_journal(State::kCommitted); });
+  attempt("registering", [&] { note_arrival(record_, WorkloadFolder::Sync::kLater); });
   status_.enter(lazy_ ? State::kPostCopy : State::kCompleted);
 }
 
@@ -469,6 +477,7 @@ void Incoming::finish_alone() {
   make_lasting();
   attempt("late packets", [&] { network_.settle(); });
   attempt("control group", [&] { group_->give_back(); });
+  attempt("registering", [&] { note_arrival(record_, WorkloadFolder::Sync::kNow); });
   pages_.reset();
 }
 

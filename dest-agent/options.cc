@@ -89,6 +89,10 @@ DestCommandLine parse_dest_command_line(int argc, const char* const* argv, std::
   app.add_option("--keys", options.keys, "Key folder of this host, issued with --role destination")
       ->type_name("DIR");
   add_state_dir(app, options);
+  app.add_option("--registry", options.registry,
+                 "Where registered workloads are noted that come here")
+      ->type_name("DIR")
+      ->capture_default_str();
   add_verbosity(app, quiet_given, verbose_count);
   CLI::App* restore = app.add_subcommand("restore", "Bring a process that was saved back to life");
   add_restore(*restore, options);

@@ -15,6 +15,7 @@ struct DestOptions {
   HostPort listen;  // port 0: the kernel chooses
   std::string keys;
   std::string state_dir = "/run/godwit";
+  std::string registry = "/var/lib/godwit/workloads";
   // `restore`.
   std::string image;  // the directory; empty: it is a daemon
   std::string pids = "auto";

@@ -19,6 +19,7 @@
 #include "common/kernel/socket_options.h"
 #include "common/kernel/tcp_repair.h"
 #include "common/model/journal.h"
+#include "common/model/workload.h"
 #include "common/network/packet_hold.h"
 #include "dest-agent/network.h"
 
@@ -132,6 +133,8 @@ void keep_running(const JournalFolder& folder, JournalRecord record, const Recov
   record.cgroup_path.clear();
   record.nft_table.clear();
   record.addresses.clear();  // this host's own now
+  note_arrival(record, WorkloadFolder::Sync::kNow);
+  record.workload.clear();  // whoever unregisters it now means it
   folder.write(record);
 }
 

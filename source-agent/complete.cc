@@ -8,6 +8,7 @@
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
 #include "common/kernel/precedence.h"
+#include "common/model/workload.h"
 #include "source-agent/checkpoint.h"
 #include "source-agent/migration.h"
 
@@ -117,6 +118,8 @@ void complete(Migration& migration) {
   migration.pages_complete = true;
   attempt("the copy here", [&] { end_source_copy(migration); });
   attempt("stragglers", [&] { migration.network->forward_stragglers(*migration.control); });
+  attempt("registration",
+          [&] { note_departure(migration.record, migration.report.pid_destination); });
   attempt("saying so", [&] { say_finish(migration); });
   attempt("page server", [&] { migration.pages.reset(); });
   attempt("packet rules", [&] { migration.network->remove(); });

@@ -18,6 +18,7 @@
 #include "source-agent/migration.h"
 #include "source-agent/preflight.h"
 #include "source-agent/session.h"
+#include "source-agent/workloads.h"
 
 namespace godwit {
 namespace {
@@ -189,6 +190,9 @@ void preflight_there(Migration& migration) {
   process = migration.capture->describe_outside(refuses(findings) ? Unmovable::kLeaveOut
                                                                   : Unmovable::kRefuse);
   request.set_resident_bytes(migration.report.resident_bytes);
+  if (migration.options.registered) {
+    *request.mutable_workload() = travelling_workload(migration.options);
+  }
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
   migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
   const proto::Envelope envelope = ask(migration, proto::Envelope::kPreflightAnswer, request);
@@ -225,6 +229,7 @@ void preflight_there_if_possible(Migration& migration) {
 void connect_and_preflight(Migration& migration) {
   const bool check_only = migration.options.command == MigrateOptions::Command::kCheck;
   const Findings& findings = migration.report.findings;
+  check_still_registered(migration.options);
   const bool ordinary = preflight_here(migration, check_only);
   // A check is a whole verdict; a migration that is refused already asks nobody else.
   if (!check_only) throw_first_refusal(findings);

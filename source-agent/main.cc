@@ -9,16 +9,34 @@
 #include "common/model/report_text.h"
 #include "source-agent/cancel.h"
 #include "source-agent/commands.h"
+#include "source-agent/drain.h"
 #include "source-agent/image_commands.h"
 #include "source-agent/options.h"
 #include "source-agent/periodic.h"
 #include "source-agent/session.h"
+#include "source-agent/workloads.h"
 
 namespace {
 
 using namespace godwit;
 
-MigrationReport run_shown(const MigrateOptions& options) {
+// What its registration says against moving it is a refusal like any other.
+MigrationReport refused_report(const MigrateOptions& options, const Refused& error) {
+  MigrationReport report;
+  report.command = options.command == MigrateOptions::Command::kCheck ? "check" : "migrate";
+  report.state = State::kRefused;
+  report.destination = options.to.host.empty() ? "" : options.target();
+  report.error = describe_error(error);
+  return report;
+}
+
+MigrationReport run_shown(const MigrateOptions& asked) {
+  MigrateOptions options;
+  try {
+    options = with_registration(asked);
+  } catch (const Refused& error) {
+    return refused_report(asked, error);
+  }
   Progress progress(options);
   return options.command == MigrateOptions::Command::kCheck ? run_check(options, progress)
                                                             : run_migration(options, progress);
@@ -59,6 +77,11 @@ int run_reported(const MigrateOptions& options) {
   return exit_code_of(run_once(options));
 }
 
+int run_drained(const MigrateOptions& options) {
+  [[maybe_unused]] static const CancelSignals& signals = *new CancelSignals;
+  return run_drain(options, std::cout);
+}
+
 int run(const MigrateOptions& options) {
   switch (options.command) {
     case MigrateOptions::Command::kKeysInit:
@@ -73,6 +96,14 @@ int run(const MigrateOptions& options) {
                                                                                               : 3;
     case MigrateOptions::Command::kRestore:
       become_restore(options);
+    case MigrateOptions::Command::kRegister:
+      return run_register(options, std::cout);
+    case MigrateOptions::Command::kUnregister:
+      return run_unregister(options, std::cout);
+    case MigrateOptions::Command::kRegistered:
+      return run_registered(options, std::cout);
+    case MigrateOptions::Command::kDrain:
+      return run_drained(options);
     case MigrateOptions::Command::kImagesVerify:
     case MigrateOptions::Command::kImagesList:
     case MigrateOptions::Command::kImagesMerge:

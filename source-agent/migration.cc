@@ -30,6 +30,10 @@ Migration::Migration(const MigrateOptions& all, Progress& shown)
   record.role = "source";
   record.peer = options.target();
   record.keys_dir = options.keys;
+  if (options.registered) {
+    record.workload = workload_json(*options.registered);
+    record.registry = options.registry;
+  }
 }
 
 void Migration::write_journal() {

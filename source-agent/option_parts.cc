@@ -1,10 +1,30 @@
 #include "source-agent/option_parts.h"
 
 namespace godwit {
+namespace {
+
+void add_mode(CLI::App& app, MigrateOptions& options) {
+  app.add_option("--mode", options.mode,
+                 "pre: it runs there when every page is there; post: it runs there at once, and\n"
+                 "pages follow as they are touched; hybrid: pre as long as that pays, then post")
+      ->check(CLI::IsMember({"pre", "post", "hybrid"}))
+      ->type_name("pre|post|hybrid")
+      ->capture_default_str();
+}
+
+}  // namespace
 
 void add_pid(CLI::App& app, MigrateOptions& options, const char* help) {
   add_parsed(app, "--pid", help, "PID",
              [&options](const std::string& text) { options.pid = parse_pid(text); });
+}
+
+void add_destination(CLI::App& app, MigrateOptions& options) {
+  add_parsed(app, "--to", "Where dest-agent listens: ADDR:PORT, [IPV6]:PORT or HOST:PORT",
+             "ADDR:PORT",
+             [&options](const std::string& text) { options.to = parse_host_port(text); });
+  app.add_option("--keys", options.keys, "Key folder of this host, issued with --role source")
+      ->type_name("DIR");
 }
 
 void add_json(CLI::App& app, MigrateOptions& options) {
@@ -49,6 +69,51 @@ void add_max_rounds(CLI::App& app, MigrateOptions& options, const char* help) {
   add_parsed(app, "--max-rounds", help, "N", [&options](const std::string& text) {
     options.max_rounds = static_cast<int>(parse_count(text, 0, 1'000'000, "--max-rounds"));
   })->default_str("30");
+}
+
+void add_addressing(CLI::App& app, MigrateOptions& options) {
+  app.add_option("--addresses", options.addresses,
+                 "keep: the addresses are on both hosts, or something else routes them;\n"
+                 "move: they come along with the process")
+      ->check(CLI::IsMember({"move", "keep"}))
+      ->type_name("move|keep")
+      ->capture_default_str();
+  app.add_option(
+         "--pids", options.pids,
+         "same: the process id is kept in the destination's own space; namespace: in a new\n"
+         "pid namespace; auto: same where it is free, else namespace")
+      ->check(CLI::IsMember({"auto", "same", "namespace"}))
+      ->type_name("auto|same|namespace")
+      ->capture_default_str();
+}
+
+void add_reconnect_timeout(CLI::App& app, MigrateOptions& options) {
+  add_parsed(app, "--reconnect-timeout",
+             "With pages missing there, try so long to reach the destination again", "TIME",
+             [&options](const std::string& text) {
+               options.reconnect_timeout_ns = parse_duration_ns(text);
+             })
+      ->default_str("60s");
+}
+
+void add_move_options(CLI::App& app, MigrateOptions& options) {
+  add_addressing(app, options);
+  add_mode(app, options);
+  add_max_downtime(app, options);
+  add_parsed(app, "--max-bandwidth",
+             "Bytes per second on the page connection: 100M, 1.5G, 64Mi; 0: unlimited", "RATE",
+             [&options](const std::string& text) {
+               options.max_bandwidth_bytes_per_s = parse_bandwidth_bytes_per_s(text);
+             })
+      ->default_str("0");
+  add_max_rounds(
+      app, options,
+      "Rounds of pages after which it switches with pages missing,\nor gives up (--mode pre); "
+      "0: none, it stands still until all pages are there");
+  add_tracker(app, options);
+  add_reconnect_timeout(app, options);
+  app.add_flag("--verify", options.verify,
+               "Compare the restored process with the description before it is released");
 }
 
 }  // namespace godwit

@@ -38,11 +38,17 @@ CLI::Option* add_parsed(CLI::App& app, const std::string& name, const std::strin
 }
 
 void add_pid(CLI::App& app, MigrateOptions& options, const char* help);
+// --to and --keys.
+void add_destination(CLI::App& app, MigrateOptions& options);
 void add_json(CLI::App& app, MigrateOptions& options);
 void add_verbosity(CLI::App& app, Verbosity& verbosity);
 void add_state_dir(CLI::App& app, MigrateOptions& options);
 void add_max_downtime(CLI::App& app, MigrateOptions& options);
 void add_tracker(CLI::App& app, MigrateOptions& options);
 void add_max_rounds(CLI::App& app, MigrateOptions& options, const char* help);
+void add_addressing(CLI::App& app, MigrateOptions& options);
+void add_reconnect_timeout(CLI::App& app, MigrateOptions& options);
+// How a process is moved, wherever it goes. A registration has them, too.
+void add_move_options(CLI::App& app, MigrateOptions& options);
 
 }  // namespace godwit

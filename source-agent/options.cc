@@ -8,6 +8,7 @@
 #include "common/base/error.h"
 #include "source-agent/image_options.h"
 #include "source-agent/option_parts.h"
+#include "source-agent/workload_options.h"
 
 namespace godwit {
 namespace {
@@ -52,67 +53,14 @@ constexpr const char* kIssueFooter =
 
 void add_target(CLI::App& app, MigrateOptions& options) {
   add_pid(app, options, "The process to move");
-  add_parsed(app, "--to", "Where dest-agent listens: ADDR:PORT, [IPV6]:PORT or HOST:PORT",
-             "ADDR:PORT",
-             [&options](const std::string& text) { options.to = parse_host_port(text); });
-  app.add_option("--keys", options.keys, "Key folder of this host, issued with --role source")
-      ->type_name("DIR");
-  add_json(app, options);
-}
-
-void add_addressing(CLI::App& app, MigrateOptions& options) {
-  app.add_option("--addresses", options.addresses,
-                 "keep: the addresses are on both hosts, or something else routes them;\n"
-                 "move: they come along with the process")
-      ->check(CLI::IsMember({"move", "keep"}))
-      ->type_name("move|keep")
-      ->capture_default_str();
-  app.add_option(
-         "--pids", options.pids,
-         "same: the process id is kept in the destination's own space; namespace: in a new\n"
-         "pid namespace; auto: same where it is free, else namespace")
-      ->check(CLI::IsMember({"auto", "same", "namespace"}))
-      ->type_name("auto|same|namespace")
-      ->capture_default_str();
-}
-
-void add_reconnect_timeout(CLI::App& app, MigrateOptions& options) {
-  add_parsed(app, "--reconnect-timeout",
-             "With pages missing there, try so long to reach the destination again", "TIME",
-             [&options](const std::string& text) {
-               options.reconnect_timeout_ns = parse_duration_ns(text);
-             })
-      ->default_str("60s");
-}
-
-void add_mode(CLI::App& app, MigrateOptions& options) {
-  app.add_option("--mode", options.mode,
-                 "pre: it runs there when every page is there; post: it runs there at once, and\n"
-                 "pages follow as they are touched; hybrid: pre as long as that pays, then post")
-      ->check(CLI::IsMember({"pre", "post", "hybrid"}))
-      ->type_name("pre|post|hybrid")
-      ->capture_default_str();
+  add_destination(app, options);
 }
 
 void add_migrate(CLI::App& app, MigrateOptions& options) {
   add_target(app, options);
-  add_addressing(app, options);
-  add_mode(app, options);
-  add_max_downtime(app, options);
-  add_parsed(app, "--max-bandwidth",
-             "Bytes per second on the page connection: 100M, 1.5G, 64Mi; 0: unlimited", "RATE",
-             [&options](const std::string& text) {
-               options.max_bandwidth_bytes_per_s = parse_bandwidth_bytes_per_s(text);
-             })
-      ->default_str("0");
-  add_max_rounds(
-      app, options,
-      "Rounds of pages after which it switches with pages missing,\nor gives up (--mode pre); "
-      "0: none, it stands still until all pages are there");
-  add_tracker(app, options);
-  add_reconnect_timeout(app, options);
-  app.add_flag("--verify", options.verify,
-               "Compare the restored process with the description before it is released");
+  add_move_options(app, options);
+  add_workload(app, options);
+  add_json(app, options);
   add_state_dir(app, options);
 }
 
@@ -190,8 +138,8 @@ void add_states(CLI::App& states, MigrateOptions& options) {
 // What migrate and check can't do without; looked at here because the top level has commands, to
 // which these options mean nothing.
 void check_target(const MigrateOptions& options) {
-  if (options.pid == 0) throw CLI::RequiredError("--pid");
-  if (options.to.host.empty()) throw CLI::RequiredError("--to");
+  if (options.pid == 0 && options.workload.empty()) throw CLI::RequiredError("--pid");
+  if (options.to.host.empty() && !options.returning) throw CLI::RequiredError("--to");
   if (options.keys.empty()) throw CLI::RequiredError("--keys");
 }
 
@@ -221,6 +169,8 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   check->footer(kCheckFooter);
   add_target(*check, options);
   add_addressing(*check, options);
+  add_workload(*check, options);
+  add_json(*check, options);
   add_state_dir(*check, options);
   add_verbosity(*check, verbosity);
   check->callback([&options] { options.command = Command::kCheck; });
@@ -231,14 +181,17 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   add_verbosity(*recover, verbosity);
   add_keys(*app.add_subcommand("keys", "Make the certificates of a cluster"), options);
   add_image_commands(app, options, verbosity);
+  add_workload_commands(app, options, verbosity);
 
   try {
     app.parse(argc, argv);
     check_order(app);
     if (options.command == Command::kMigrate || options.command == Command::kCheck) {
       check_target(options);
+      check_workload(options.command == Command::kCheck ? *check : app);
     }
     check_image_command(options);
+    check_workload_command(options);
   } catch (const CLI::ParseError& error) {
     return {{}, app.exit(error, out, err) == 0 ? 0 : 2};
   }

@@ -7,9 +7,11 @@
 #include <iosfwd>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/base/log.h"
 #include "common/model/command_line_values.h"
+#include "common/model/workload.h"
 
 namespace godwit {
 
@@ -29,6 +31,10 @@ struct MigrateOptions {
     kStatus,
     kKeysInit,
     kKeysIssue,
+    kRegister,
+    kUnregister,
+    kRegistered,
+    kDrain,
   };
   enum class StatesForm { kText, kGraph, kDocument };
 
@@ -50,6 +56,20 @@ struct MigrateOptions {
   std::string tracker = "auto";                 // auto, or as tracker_name() says
   std::int64_t reconnect_timeout_ns = 60'000'000'000;  // in post-copy; and kRecover
   bool verify = false;
+
+  // kMigrate and kCheck of a registered workload, kRegister, kUnregister.
+  std::string workload;                // its name; empty: none
+  std::optional<Workload> registered;  // as found under it: see with_registration()
+  std::string registry = "/var/lib/godwit/workloads";
+  std::string home_address;  // of this host's own dest-agent, for the way back; empty: not told
+  bool returning = false;    // to the host that sent it here; for kDrain: all of them
+  int priority = 0;
+  std::vector<std::string> registered_options;  // of `migrate`, each as one word: "--mode=pre"
+
+  // kDrain.
+  int parallel = 1;
+  bool keep_going = false;
+  std::string home;  // with `returning`: only those of this host; empty: all
 
   // kCheckpoint.
   std::string image;  // the directory to make

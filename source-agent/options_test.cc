@@ -6,6 +6,9 @@
 #include <sstream>
 #include <vector>
 
+#include "common/base/error.h"
+#include "source-agent/workload_options.h"
+
 namespace godwit {
 namespace {
 
@@ -70,6 +73,48 @@ TEST(MigrateCommandLine, TakesEveryOption) {
   EXPECT_TRUE(parsed.options->verify);
   EXPECT_EQ(parsed.options->log_level, LogLevel::kDebug);
   EXPECT_EQ(parsed.options->state_dir, "/tmp/s");
+}
+
+TEST(MigrateCommandLine, RegistersAndDrains) {
+  const Parsed made = parse({"register", "--pid", "7", "--name", "web", "--mode", "pre", "--verify",
+                             "--priority", "-3", "--registry", "/r"});
+  ASSERT_TRUE(made.options) << made.err;
+  EXPECT_EQ(made.options->command, Command::kRegister);
+  EXPECT_EQ(made.options->workload, "web");
+  EXPECT_EQ(made.options->priority, -3);
+  EXPECT_EQ(made.options->registered_options, (std::vector<std::string>{"--mode=pre", "--verify"}));
+  const Parsed drain = parse({"drain", "--to", "b:1", "--keys", "k", "--parallel", "3"});
+  ASSERT_TRUE(drain.options) << drain.err;
+  EXPECT_EQ(drain.options->parallel, 3);
+  EXPECT_FALSE(drain.options->returning);
+  EXPECT_TRUE(parse({"drain", "--return", "--keys", "k"}).options->returning);
+  EXPECT_TRUE(parse({"--workload", "web", "--return", "--keys", "k"}).options->returning);
+  EXPECT_EQ(parse({"check", "--workload", "web", "--to", "b:1", "--keys", "k"}).options->workload,
+            "web");
+  EXPECT_EQ(parse({"registered", "--json"}).options->as_json, true);
+  EXPECT_EQ(parse({"unregister", "--name", "web"}).options->command, Command::kUnregister);
+}
+
+TEST(MigrateCommandLine, RefusesWhatARegistrationHasAlready) {
+  EXPECT_EQ(parse({"drain", "--keys", "k"}).exit_code, 2);
+  EXPECT_EQ(parse({"drain", "--to", "b:1", "--keys", "k", "--parallel", "0"}).exit_code, 2);
+  EXPECT_EQ(parse({"drain", "--to", "b:1", "--keys", "k", "--home", "a"}).exit_code, 2);
+  EXPECT_EQ(parse({"register", "--pid", "7"}).exit_code, 2);
+  EXPECT_EQ(parse({"--workload", "web", "--to", "b:1", "--keys", "k", "--mode", "pre"}).exit_code,
+            2);
+  EXPECT_EQ(parse(with_target({"--workload", "web"})).exit_code, 2);
+  EXPECT_EQ(parse(with_target({"--return"})).exit_code, 2);
+}
+
+TEST(RegisteredOptions, AreThoseOfAMoveOnly) {
+  MigrateOptions options;
+  apply_registered_options({"--addresses=move", "--max-downtime=20ms", "--verify"}, options);
+  EXPECT_EQ(options.addresses, "move");
+  EXPECT_EQ(options.max_downtime_ns, 20'000'000);
+  EXPECT_TRUE(options.verify);
+  EXPECT_THROW(apply_registered_options({"--json=/etc/x"}, options), Error);
+  EXPECT_THROW(apply_registered_options({"--mode=nonsense"}, options), Error);
+  EXPECT_THROW(apply_registered_options({"word"}, options), Error);
 }
 
 TEST(MigrateCommandLine, KnowsItsCommands) {

@@ -13,6 +13,7 @@
 #include "common/base/log.h"
 #include "common/kernel/agent_privileges.h"
 #include "common/kernel/cgroup_fs.h"
+#include "common/model/workload.h"
 #include "common/network/addresses.h"
 #include "common/remote/remote_task.h"
 #include "source-agent/left_sockets.h"
@@ -143,6 +144,7 @@ bool ask_and_settle(const RecoveryFacts& facts, const JournalRecord& record,
   const bool moved = outcome.kind() == proto::Outcome::COMMITTED;
   if (moved && outcome.misses_pages() && !serve_rest(record, timeout_ns, progress)) return false;
   moved ? end_source(facts, record) : bring_back(facts, record);
+  if (moved) note_departure(record, outcome.host_pid());
   if (moved) say_settled(record);
   progress(fmt::format("{}: pid {} {}", record.migration_id, record.process.pid,
                        moved ? "has moved; its copy here was ended" : "runs on here"));

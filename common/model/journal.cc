@@ -78,7 +78,9 @@ std::string journal_json(const JournalRecord& record) {
                   {"peer", record.peer},
                   {"keys_dir", record.keys_dir},
                   {"misses_pages", record.misses_pages},
-                  {"lost_pages", record.lost_pages}};
+                  {"lost_pages", record.lost_pages},
+                  {"workload", record.workload},
+                  {"registry", record.registry}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -102,6 +104,8 @@ JournalRecord parse_journal(const std::string& text) try {
   record.keys_dir = json.at("keys_dir").get<std::string>();
   record.misses_pages = json.at("misses_pages").get<bool>();
   record.lost_pages = json.value("lost_pages", std::uint64_t{0});
+  record.workload = json.value("workload", std::string());
+  record.registry = json.value("registry", std::string());
   return record;
 } catch (const nlohmann::json::exception& error) {
   fail("no journal: {}", error.what());

@@ -39,6 +39,10 @@ struct JournalRecord {
   std::string keys_dir;                // source: to ask the destination with
   bool misses_pages = false;  // post-copy: the source's copy has pages that the destination's lacks
   std::uint64_t lost_pages = 0;  // destination: given up by its operator
+  // Of a registered workload: its registration (workload.h), at the destination as it is to be
+  // there, and the folder that it belongs in. Empty: none.
+  std::string workload;
+  std::string registry;
   friend bool operator==(const JournalRecord&, const JournalRecord&) = default;
 };
 

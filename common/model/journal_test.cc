@@ -35,6 +35,8 @@ JournalRecord example() {
   record.peer = "[fd00::2]:7000";
   record.keys_dir = "/etc/godwit/alpha";
   record.misses_pages = true;
+  record.workload = "{\"name\": \"web\"}\n";
+  record.registry = "/var/lib/godwit/workloads";
   return record;
 }
 

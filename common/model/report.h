@@ -109,7 +109,8 @@ class ReportFile {
   ReportFile& operator=(const ReportFile&) = delete;
 
   // Once. Throws Error naming the path.
-  void write(const MigrationReport& report);
+  void write(const MigrationReport& report) { write(report_json(report)); }
+  void write(const std::string& text);
 
  private:
   void reserve();

@@ -228,6 +228,7 @@ class Host:
         self.folder = pathlib.Path(folder)
         self.state_dir = self.folder / f"state-{part}"
         self.state_dir.mkdir(exist_ok=True)
+        self.registry = self.folder / f"registry-{part}"
         self.agent: Agent | None = None
         self.largest_agent_bytes = 0
         self.observed = 0
@@ -254,7 +255,7 @@ class Host:
         keys = keys or self.keys.path(self.part, "destination")
         process = self.start([*before, program("dest-agent"), "--listen",
                               f"{self.management}:{port}", "--keys", keys, "--state-dir",
-                              self.state_dir], log=log)
+                              self.state_dir, "--registry", self.registry], log=log)
         self.agent = Agent(process, f"{self.management}:{port}", pathlib.Path(log))
 
         def listens():
