@@ -75,8 +75,9 @@ class Story:
 
     @property
     def switch(self) -> Span | None:
-        """The blackout."""
-        return next((span for span in self.spans if span.kind == "switch"), None)
+        """The blackout; of several the longest."""
+        return max((span for span in self.spans if span.kind == "switch"),
+                   key=lambda span: span.length_ms, default=None)
 
     @property
     def longest_ms(self) -> float:

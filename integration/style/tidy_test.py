@@ -276,7 +276,8 @@ class TidyTest(unittest.TestCase):
         for name in code_files(".py"):
             if ast.get_docstring(ast.parse(text_of(name))) is None:
                 problems.append(f"{name}: no docstring that says what it is for")
-        for name in [*code_files(".sh"), "deploy/setup", "deploy/check", "deploy/demo", ".ci/run"]:
+        for name in [*code_files(".sh"), "deploy/setup", "deploy/check", "deploy/demo",
+                     "deploy/kernel-upgrade-demo", ".ci/run"]:
             lines = text_of(name).splitlines()
             if len(lines) < 2 or not lines[0].startswith("#!") or not lines[1].startswith("# "):
                 problems.append(f"{name}: the second line does not say what it is for")

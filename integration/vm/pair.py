@@ -107,23 +107,46 @@ class Pair:
         return self
 
     def _boot(self) -> None:
-        keys = Keys(self.folder / "keys")
+        self.keys = Keys(self.folder / "keys")
         for part in MAC:
-            addresses = [f"{MANAGEMENT[part]}/24", f"{MANAGEMENT6[part]}/64"]
-            if part == "a":
-                addresses += [f"{SERVICES[0]}/24", f"{SERVICES[1]}/64"]
-            options = MachineOptions(
-                name=part, kernel=self.kernels[part], memory_mib=self.memory_mib,
-                cpu=self.cpus[part], addresses=addresses,
-                arguments=f"gw.last-pid={LAST_PID[part]} {self.arguments[part]}",
-                tap=f"port-{part}", mac=MAC[part])
-            self.machines[part] = Machine(options, self.folder, self.network.enter("c"))
+            self._start(part, SERVICES if part == "a" else ())
         self.hosts = {}
-        for part, machine in self.machines.items():
-            machine.wait_ready()
-            self.hosts[part] = VmHost(part, machine, keys)
-            self.hosts[part].set_up()
-        self.a, self.b = self.hosts["a"], self.hosts["b"]
+        for part in self.machines:
+            self._set_up(part)
+
+    def _start(self, part: str, services: tuple) -> None:
+        addresses = [f"{MANAGEMENT[part]}/24", f"{MANAGEMENT6[part]}/64"]
+        addresses += [f"{address}/{64 if ':' in address else 24}" for address in services]
+        options = MachineOptions(
+            name=part, kernel=self.kernels[part], memory_mib=self.memory_mib,
+            cpu=self.cpus[part], addresses=addresses,
+            arguments=f"gw.last-pid={LAST_PID[part]} {self.arguments[part]}",
+            tap=f"port-{part}", mac=MAC[part])
+        self.machines[part] = Machine(options, self.folder, self.network.enter("c"))
+
+    def _set_up(self, part: str) -> None:
+        machine = self.machines[part]
+        machine.wait_ready()
+        self.hosts[part] = VmHost(part, machine, self.keys)
+        self.hosts[part].set_up()
+
+    @property
+    def a(self) -> "VmHost":
+        """The first machine, as it is now."""
+        return self.hosts["a"]
+
+    @property
+    def b(self) -> "VmHost":
+        """The second one."""
+        return self.hosts["b"]
+
+    def reboot(self, part: str, kernel: str) -> None:
+        """A machine goes down and comes up with another kernel, and nothing that ran there: the same
+        name and address, its memory gone, no address of a service."""
+        self.machines[part].reboot()
+        self.kernels[part] = get_kernel(kernel)
+        self._start(part, ())
+        self._set_up(part)
 
     def __exit__(self, *_):
         for machine in self.machines.values():
