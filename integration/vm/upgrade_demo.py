@@ -20,6 +20,7 @@ from harness.plot import read_commands, spans_of  # noqa: E402
 from harness.plot_svg import svg_of  # noqa: E402
 from harness.plot_terminal import style_of, terminal_lines  # noqa: E402
 from harness.programs import ROOT  # noqa: E402
+from vm.image import get_image  # noqa: E402
 from vm.kernels import KERNELS, get_kernel  # noqa: E402
 from vm.machine import MachineFailed  # noqa: E402
 from vm.pair import Pair  # noqa: E402
@@ -92,7 +93,9 @@ def show(drained: Drained, command: str) -> None:
 
 def demonstrate(options, pair: Pair) -> int:
     """Loads, drains, reboots, brings back, and tells; the exit code."""
-    kernels = pair.kernels["a"].release, get_kernel(options.new_kernel).release
+    new = get_kernel(options.new_kernel)
+    get_image(new)  # made before anybody waits for it
+    kernels = pair.kernels["a"].release, new.release
     samples = pair.folder / "samples.csv"
     upgrade = Upgrade(pair, options.mib, samples, options.clients, options.rate)
     try:
