@@ -20,6 +20,7 @@ class LazyPairTest : public PageServerTest {
     source_.link().send(order, std::array{faults_.client.get()});
     *order.mutable_start_faults()->mutable_tls() = authority_.issue("destination", "source");
     destination_.link().send(order, std::array{faults_.server.get()});
+    ASSERT_TRUE(source_.link().receive(in_seconds(10)).has_ready());
   }
 
   Round switch_lazily(std::uint32_t number, std::uint64_t generation,
@@ -234,6 +235,7 @@ TEST_F(LazyPairTest, APageOutsideOfWhatIsMissingIsRefused) {
                                        authority_.issue("destination", "source"), in_seconds(10));
   std::array<std::byte, kPageTokenBytes> token{};
   stream.read(token, in_seconds(10));
+  ASSERT_TRUE(source_.link().receive(in_seconds(10)).has_ready());
   stream.write(encode_fault_request({1, pages(5, 1).start}));
   PageFrame frame;
   ASSERT_TRUE(receive_frame(stream, frame));  // this one is
@@ -253,6 +255,7 @@ TEST_F(LazyPairTest, ARequestThatIsNoneIsRefused) {
                                        authority_.issue("destination", "source"), in_seconds(10));
   std::array<std::byte, kPageTokenBytes> token{};
   stream.read(token, in_seconds(10));
+  ASSERT_TRUE(source_.link().receive(in_seconds(10)).has_ready());
   stream.write(std::array<std::byte, kFaultRequestBytes>{});
   EXPECT_THAT(failure_of(source_), HasSubstr("answering page faults"));
 }

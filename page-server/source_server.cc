@@ -404,6 +404,9 @@ void SourceServer::start_faults(PageServiceLink::Order& order) {
       die(link_, error.what());
     }
   }).detach();
+  proto::PageReport report;
+  report.mutable_ready();
+  link_.send(report);
 }
 
 void SourceServer::leave_missing(const proto::LeaveMissing& order) {

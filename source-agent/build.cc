@@ -28,6 +28,7 @@ void start_stream(Migration& migration) {
 
 void start_page_server(Migration& migration) {
   migration.image ? start_image_pages(migration) : start_stream(migration);
+  ++migration.page_connections;
   proto::PageOrder space;
   space.mutable_add_space()->set_space(0);
   std::vector<int> descriptors{migration.task->memory_fd(), migration.memory->pagemap_fd()};
@@ -46,6 +47,17 @@ void start_fault_connection(Migration& migration) {
   *start.mutable_tls() = to_tls_material(migration.keys);
   start.set_page_token(migration.page_token);
   migration.pages->link().send(order, std::vector<int>{connection.get()});
+  ++migration.page_connections;
+}
+
+// Handshakes take round trips and processor time. A task that is stopped for what the page server
+// does next must not wait for them.
+void await_page_connections(Migration& migration) {
+  const std::int64_t deadline_ns = monotonic_ns() + kBuildTimeoutNs;
+  while (migration.page_connections_ready < migration.page_connections) {
+    take_event(migration, deadline_ns);
+    throw_if_cancelled();
+  }
 }
 
 }  // namespace
@@ -84,6 +96,7 @@ void build(Migration& migration) {
   const proto::Envelope answer =
       await_envelope(migration, proto::Envelope::kReconciled, monotonic_ns() + kBuildTimeoutNs);
   migration.report.pid_destination = answer.reconciled().host_pid();
+  await_page_connections(migration);
   enter_next(migration, Event::kSkeletonReady);
 }
 

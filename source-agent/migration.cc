@@ -57,6 +57,7 @@ void take_page_report(Migration& migration, proto::PageReport report) {
     const proto::RoundProgress& news = report.round_progress();
     migration.progress.sent(news.round(), news.pages(), news.bytes());
   }
+  if (report.has_ready()) ++migration.page_connections_ready;
   if (report.has_scanned()) {
     migration.progress.scanned(report.scanned().round(), report.scanned().pages());
     migration.scanned.Swap(report.mutable_scanned());
