@@ -67,12 +67,13 @@ def story_of(options, upgrade: Upgrade, kernels: tuple[str, str], load: dict,
 def figures(story: Story, upgrade: Upgrade, load: dict, options) -> list[str]:
     """What the clients noticed, in lines."""
     quiet = [command.latency_ms for command in between(story.commands, *story.quiet_ms)]
+    gap_ms = upgrade.switch_gap_ms(load)
     rows = []
     for name, drained in (("away", upgrade.away), ("back", upgrade.back)):
         for workload, run in drained.runs.items():
             rows.append((f"blackout of {workload}, {name}", f"{run.report['blackout_ms']:.0f} ms"))
     rows += [("longest wait of a client, at a switch",
-              f"{upgrade.gap_ms(load):.0f} ms, {upgrade.gap_ms(load) / upgrade.slowness:.1f} ms at full speed"),
+              f"{gap_ms:.0f} ms, {gap_ms / upgrade.slowness:.1f} ms at full speed"),
              ("the same without a move (noise)", f"{story.noise_ms:.0f} ms"),
              ("longest wait over all of it",
               f"{longest_ms(story.commands, 0.0, story.end_ms):.0f} ms"),
