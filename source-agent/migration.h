@@ -52,7 +52,7 @@ struct Migration {
   std::optional<Channel> control;
   std::string page_token;
   std::optional<PageServerProcess> pages;
-  int page_connections = 0;     // that were begun, and that stand
+  int page_connections = 0;  // that were begun, and that stand
   int page_connections_ready = 0;
   bool pages_complete = false;  // the destination hangs up: what becomes of `pages` is all the same
   TrackerKind tracker = TrackerKind::kWriteProtect;
