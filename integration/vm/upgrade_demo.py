@@ -31,19 +31,18 @@ AFTER_S = 2.0
 SHOWN_AFTER_MS = 1500.0
 
 
-def spans_between(upgrade: Upgrade, kernel: str, origin_ns: int) -> list[Span]:
+def spans_between(upgrade: Upgrade, origin_ns: int) -> list[Span]:
     """Both moves of the redis, and the reboot between them."""
     def moved(drained: Drained, name: str) -> list[Span]:
         run = drained.runs["cache"]
         spans = spans_of(run.report, run.started_ns, run.ended_ns, origin_ns)
         return [span._replace(name=name) if span.kind == "prepare" else span for span in spans]
     booting = [(at_ns - origin_ns) / 1e6 for at_ns in upgrade.booted_ns]
-    return [*moved(upgrade.away, "away"), Span(f"reboot into {kernel}", "finish", *booting),
+    return [*moved(upgrade.away, "away"), Span("reboot", "finish", *booting),
             *moved(upgrade.back, "back")]
 
 
-def story_of(options, upgrade: Upgrade, kernels: tuple[str, str], load: dict,
-             samples: pathlib.Path) -> Story:
+def story_of(options, upgrade: Upgrade, load: dict, samples: pathlib.Path) -> Story:
     """What the plots show: 0 s is the beginning of the drain."""
     origin_ns = upgrade.away.started_ns
     longest = max((upgrade.away, upgrade.back),
@@ -52,11 +51,12 @@ def story_of(options, upgrade: Upgrade, kernels: tuple[str, str], load: dict,
                  ("failed_commands", "wrong_replies", "counter_errors", "reconnects"))
     booted_s = (upgrade.booted_ns[1] - upgrade.booted_ns[0]) / 1e9
     return Story(
-        title=f"A host boots from Linux {kernels[0]} into {kernels[1]}; its redis goes away and comes back",
+        title=f"A host boots from Linux {options.old_kernel} into {options.new_kernel}; its redis goes "
+              "away and comes back",
         subtitle=f"{options.rate:,} commands a second of {options.clients} clients, and one client that "
                  f"makes no pauses. Machines are emulated, {upgrade.slowness:.0f} times as slow as real ones.",
         commands=read_commands(samples, origin_ns),
-        spans=spans_between(upgrade, kernels[1], origin_ns), phases=phases_of(longest),
+        spans=spans_between(upgrade, origin_ns), phases=phases_of(longest),
         blackout_ms=longest["blackout_ms"], quiet_ms=(-1000 * QUIET_S, 0.0),
         start_ms=-1000 * QUIET_S,
         end_ms=(upgrade.back.ended_ns - origin_ns) / 1e6 + SHOWN_AFTER_MS,
@@ -96,11 +96,10 @@ def demonstrate(options, pair: Pair) -> int:
     """Loads, drains, reboots, brings back, and tells; the exit code."""
     new = get_kernel(options.new_kernel)
     get_image(new)  # made before anybody waits for it
-    kernels = pair.kernels["a"].release, new.release
     samples = pair.folder / "samples.csv"
     upgrade = Upgrade(pair, options.mib, samples, options.clients, options.rate)
     try:
-        say(f"host a: Linux {kernels[0]}, with a redis ({options.mib} MiB of random values) and a python "
+        say(f"host a: Linux {pair.kernels['a'].release}, with a redis ({options.mib} MiB of random values) and a python "
             f"program; host b: Linux {pair.kernels['b'].release}; {options.clients + 1} clients outside")
         time.sleep(QUIET_S)
         show(upgrade.drain(), f"a$ migrate drain --to {pair.b.address}")
@@ -113,7 +112,7 @@ def demonstrate(options, pair: Pair) -> int:
         upgrade.load.stop()
         raise
     load = upgrade.finish()
-    story = story_of(options, upgrade, kernels, load, samples)
+    story = story_of(options, upgrade, load, samples)
     say("\n" + "\n".join(terminal_lines(story, style_of(sys.stdout, dict(os.environ)))))
     say("\nwhat the clients noticed")
     say("\n".join(figures(story, upgrade, load, options)))
