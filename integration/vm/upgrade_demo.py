@@ -54,7 +54,8 @@ def story_of(options, upgrade: Upgrade, load: dict, samples: pathlib.Path) -> St
         title=f"A host boots from Linux {options.old_kernel} into {options.new_kernel}; its redis goes "
               "away and comes back",
         subtitle=f"{options.rate:,} commands a second of {options.clients} clients, and one client that "
-                 f"makes no pauses. Machines are emulated, {upgrade.slowness:.0f} times as slow as real ones.",
+                 f"makes no pauses. Machines are emulated, {upgrade.slowness:.0f} times as slow as "
+                 "real ones.",
         commands=read_commands(samples, origin_ns),
         spans=spans_between(upgrade, origin_ns), phases=phases_of(longest),
         blackout_ms=longest["blackout_ms"], quiet_ms=(-1000 * QUIET_S, 0.0),
@@ -94,13 +95,12 @@ def show(drained: Drained, command: str) -> None:
 
 def demonstrate(options, pair: Pair) -> int:
     """Loads, drains, reboots, brings back, and tells; the exit code."""
-    new = get_kernel(options.new_kernel)
-    get_image(new)  # made before anybody waits for it
+    get_image(get_kernel(options.new_kernel))  # made before anybody waits for it
     samples = pair.folder / "samples.csv"
     upgrade = Upgrade(pair, options.mib, samples, options.clients, options.rate)
     try:
-        say(f"host a: Linux {pair.kernels['a'].release}, with a redis ({options.mib} MiB of random values) and a python "
-            f"program; host b: Linux {pair.kernels['b'].release}; {options.clients + 1} clients outside")
+        say(f"host a: Linux {pair.kernels['a'].release}, with a redis ({options.mib} MiB of random "
+            f"values) and a python program; host b: Linux {pair.kernels['b'].release}; {options.clients + 1} clients outside")
         time.sleep(QUIET_S)
         show(upgrade.drain(), f"a$ migrate drain --to {pair.b.address}")
         say("\na$ reboot")
