@@ -33,10 +33,10 @@ print(time.perf_counter() - began)
 
 
 def slowness_of(machine: Machine) -> float:
-    """How many times as long as this machine an emulated one takes."""
+    """How many times as long an emulated machine takes as this one does when nobody is in its way."""
     def seconds(said: str) -> float:
         return float(said.strip().splitlines()[-1])
-    there = min(seconds(machine.run("/usr/bin/python3", "-c", SLOWNESS, timeout_s=60).said)
+    there = max(seconds(machine.run("/usr/bin/python3", "-c", SLOWNESS, timeout_s=60).said)
                 for _ in range(2))
     here = min(seconds(subprocess.run([sys.executable, "-c", SLOWNESS], check=True, text=True,
                                       capture_output=True).stdout) for _ in range(3))
@@ -196,6 +196,8 @@ def kernel_upgrade(pair: Pair) -> Outcome:
         upgrade.load.stop()
         raise
     report = upgrade.finish()
+    # Others may have come to this machine meanwhile.
+    upgrade.slowness = max(upgrade.slowness, slowness_of(pair.a.machine))
     gap_ms = upgrade.gap_ms(report)
     if gap_ms > upgrade.gap_ms_max:
         raise AssertionError(f"a client waited {gap_ms:.0f} ms, more than {upgrade.gap_ms_max:.0f}")
