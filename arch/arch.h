@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -112,10 +113,30 @@ bool runs_native_code(const Registers& registers);
 // Regsets that a system call may change besides the general registers (SVE's upper halves).
 std::span<const int> notes_lost_by_calls();
 int vector_note_type();             // NT_X86_XSTATE, NT_PRFPREG
-std::uint64_t vector_state_mask();  // features whose state a task may have (XCR0); 0 if fixed
+std::uint64_t vector_state_mask();  // components a task may have state in (XCR0); 0 if fixed
 // Clears what may differ between two equal states: which components were in use is a matter of how
 // the state was loaded, not of what a task can see of it.
 void clear_vector_bookkeeping(std::span<std::byte> state);
 std::size_t vector_state_bytes();  // size of the regset on this host
+
+// --- What programs may use of this processor -----------------------------------------------------
+
+// Instruction sets that the processor has and the kernel has enabled, as a program sees them, by
+// the names of /proc/cpuinfo.
+std::vector<std::string_view> instruction_sets();
+
+// Part of the regset vector_note_type() that processors may lack, or have elsewhere.
+struct VectorComponent {
+  std::uint32_t number = 0;  // the bit of vector_state_mask()
+  std::uint32_t offset = 0;
+  std::uint32_t bytes = 0;
+};
+std::vector<VectorComponent> vector_components();
+std::string vector_component_name(std::uint32_t number);
+
+// Makes a regset of another host, whose components are where they are here, one of this host: its
+// size, and without what this processor lacks. Names those that were left out although they were in
+// use.
+std::vector<std::string> fit_vector_state(std::vector<std::byte>& state);
 
 }  // namespace godwit::arch

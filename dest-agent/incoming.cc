@@ -138,7 +138,9 @@ void Incoming::preflight(const proto::PreflightRequest& request) {
                        kProtocolVersion),
            "install the same release on both hosts");
   }
-  compare_features(hello_.source(), read_host_features(), findings);
+  compare_features(hello_.source(), read_host_features(),
+                   hello_.ignore_processor() ? ProcessorCheck::kIgnore : ProcessorCheck::kRequire,
+                   findings);
   if (auto soon = expiry_warning(keys_, ::time(nullptr))) findings.push_back(std::move(*soon));
   pids_ = preflight_destination(request, hello_, findings);
   network_.preflight(request, findings);

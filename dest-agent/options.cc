@@ -56,6 +56,10 @@ void add_restore(CLI::App& app, DestOptions& options) {
       ->check(CLI::IsMember({"keep", "close"}))
       ->type_name("keep|close")
       ->capture_default_str();
+  app.add_option("--cpu", options.cpu, "What becomes of one that another processor can't run")
+      ->check(CLI::IsMember({"require", "ignore"}))
+      ->type_name("require|ignore")
+      ->capture_default_str();
   app.add_flag("--lazy", options.lazy, "It runs at once, and its pages follow");
   app.add_option("--max-bandwidth", options.bandwidth_bytes_per_s_max,
                  "With --lazy: how fast what nobody waits for is read")

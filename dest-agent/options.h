@@ -20,6 +20,7 @@ struct DestOptions {
   std::string image;  // the directory; empty: it is a daemon
   std::string pids = "auto";
   std::string tcp = "close";
+  std::string cpu = "require";
   bool lazy = false;
   std::uint64_t bandwidth_bytes_per_s_max = 0;  // with `lazy`; 0: unlimited
   std::optional<std::string> json_path;

@@ -26,9 +26,10 @@ void end_connection(proto::TcpSocket& socket) {
   socket.set_state(TCP_CLOSE);
 }
 
-Player::Player(const Image& image, const std::string& migration_id, const std::string& pids,
-               TcpChoice tcp, bool lazy)
-    : name_(fmt::format("image {}", image.path())), state_(image.read_state()), lazy_(lazy) {
+Player::Player(const Image& image, const std::string& migration_id, const Choices& choices)
+    : name_(fmt::format("image {}", image.path())),
+      state_(image.read_state()),
+      lazy_(choices.lazy) {
   in_context([&] { check_snapshot(state_.snapshot(), SnapshotPart::kWhole); }, "{}/{}",
              image.path(), kStateFile);
   if (state_.snapshot().processes_size() != 1) {
@@ -36,7 +37,7 @@ Player::Player(const Image& image, const std::string& migration_id, const std::s
   }
   proto::Process& process = *state_.mutable_snapshot()->mutable_processes(0);
   in_context([&] { check_threads(process.threads()); }, "{}/{}", image.path(), kStateFile);
-  if (tcp == TcpChoice::kClose) {
+  if (choices.tcp == TcpChoice::kClose) {
     for (proto::OpenFile& file : *process.mutable_fd_table()->mutable_files()) {
       if (file.has_tcp_socket() && is_stream(file.tcp_socket())) {
         end_connection(*file.mutable_tcp_socket());
@@ -46,8 +47,9 @@ Player::Player(const Image& image, const std::string& migration_id, const std::s
   state_.mutable_snapshot()->set_generation(kGeneration);
   hello_.set_version(kProtocolVersion);
   hello_.set_migration_id(migration_id);
-  hello_.set_pids(pids);
-  hello_.set_addresses(tcp == TcpChoice::kKeep ? "keep" : "alone");
+  hello_.set_pids(choices.pids);
+  hello_.set_ignore_processor(choices.ignore_processor);
+  hello_.set_addresses(choices.tcp == TcpChoice::kKeep ? "keep" : "alone");
   *hello_.mutable_source() = image.manifest().host();
   say(hello_);
 }

@@ -33,10 +33,15 @@ class Player final : public Transport {
   static constexpr std::uint32_t kRound = 1;
   static constexpr std::uint64_t kGeneration = 1;
 
-  // With `lazy` it runs before its pages are there: then the restore is over when they are. `pids`
-  // as in Hello. Throws Error for a state that no process can be made from.
-  Player(const Image& image, const std::string& migration_id, const std::string& pids,
-         TcpChoice tcp, bool lazy = false);
+  struct Choices {
+    std::string pids = "auto";  // as in Hello
+    TcpChoice tcp = TcpChoice::kClose;
+    bool ignore_processor = false;
+    bool lazy = false;  // it runs before its pages are there: the restore is over when they are
+  };
+
+  // Throws Error for a state that no process can be made from.
+  Player(const Image& image, const std::string& migration_id, const Choices& choices);
 
   void send(const proto::Envelope& envelope, std::int64_t deadline_ns) override;
   std::optional<proto::Envelope> try_receive(std::int64_t deadline_ns) override;

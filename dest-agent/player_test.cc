@@ -14,7 +14,7 @@ using PlayerTest = ImageCase;
 TEST_F(PlayerTest, PlaysNoStateThatNoProcessCanBeMadeFrom) {
   make("one", kFirstId, {{0, page_text(0)}});
   try {
-    Player(Image::open(path("one")), kSecondId, "auto", TcpChoice::kClose);
+    Player(Image::open(path("one")), kSecondId, {});
     FAIL();
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("one"));

@@ -75,8 +75,11 @@ void Restore::tell_running(const Player& player) const {
 
 void Restore::play(int link, MigrationReport& report) {
   auto owned = std::make_unique<Player>(
-      *image_, id_, options_.pids, options_.tcp == "keep" ? TcpChoice::kKeep : TcpChoice::kClose,
-      options_.lazy);
+      *image_, id_,
+      Player::Choices{.pids = options_.pids,
+                      .tcp = options_.tcp == "keep" ? TcpChoice::kKeep : TcpChoice::kClose,
+                      .ignore_processor = options_.cpu == "ignore",
+                      .lazy = options_.lazy});
   Player& player = *owned;
   proto::PlayImage order;
   order.set_round(Player::kRound);

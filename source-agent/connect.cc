@@ -39,6 +39,7 @@ proto::Hello make_hello(const Migration& migration, bool check_only) {
   hello.set_pids(migration.options.pids);
   hello.set_addresses(migration.options.addresses);
   hello.set_verify(migration.options.verify);
+  hello.set_ignore_processor(migration.options.cpu == "ignore");
   *hello.mutable_source() = read_host_features();
   return hello;
 }

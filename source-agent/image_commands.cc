@@ -191,9 +191,9 @@ void become_restore(const MigrateOptions& options) {
   const std::string program =
       std::filesystem::path(read_link("/proc/self/exe")).parent_path() / "dest-agent";
   std::vector<std::string> words{
-      "dest-agent",  "restore",        "--from", "file:" + newest_whole_image(options.image),
-      "--pids",      options.pids,     "--tcp",  options.tcp,
-      "--state-dir", options.state_dir};
+      "dest-agent", "restore",    "--from",      "file:" + newest_whole_image(options.image),
+      "--pids",     options.pids, "--tcp",       options.tcp,
+      "--cpu",      options.cpu,  "--state-dir", options.state_dir};
   if (options.lazy) {
     words.insert(words.end(),
                  {"--lazy", "--max-bandwidth", std::to_string(options.max_bandwidth_bytes_per_s)});

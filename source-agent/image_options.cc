@@ -110,6 +110,7 @@ void add_restore(CLI::App& app, MigrateOptions& options) {
       ->check(CLI::IsMember({"keep", "close"}))
       ->type_name("keep|close")
       ->capture_default_str();
+  add_cpu(app, options);
   CLI::Option* lazy =
       app.add_flag("--lazy", options.lazy,
                    "It runs at once; its pages follow from the image, those that it touches first");

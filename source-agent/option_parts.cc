@@ -27,6 +27,15 @@ void add_destination(CLI::App& app, MigrateOptions& options) {
       ->type_name("DIR");
 }
 
+void add_cpu(CLI::App& app, MigrateOptions& options) {
+  app.add_option("--cpu", options.cpu,
+                 "require: the destination's processor has every instruction set of the source's;\n"
+                 "ignore: what it lacks is told only, and is not used by the process")
+      ->check(CLI::IsMember({"require", "ignore"}))
+      ->type_name("require|ignore")
+      ->capture_default_str();
+}
+
 void add_json(CLI::App& app, MigrateOptions& options) {
   app.add_option("--json", options.json_path,
                  "Write the report as JSON to a file, or to standard output with '-'")
@@ -85,6 +94,7 @@ void add_addressing(CLI::App& app, MigrateOptions& options) {
       ->check(CLI::IsMember({"auto", "same", "namespace"}))
       ->type_name("auto|same|namespace")
       ->capture_default_str();
+  add_cpu(app, options);
 }
 
 void add_reconnect_timeout(CLI::App& app, MigrateOptions& options) {

@@ -40,6 +40,7 @@ CLI::Option* add_parsed(CLI::App& app, const std::string& name, const std::strin
 void add_pid(CLI::App& app, MigrateOptions& options, const char* help);
 // --to and --keys.
 void add_destination(CLI::App& app, MigrateOptions& options);
+void add_cpu(CLI::App& app, MigrateOptions& options);
 void add_json(CLI::App& app, MigrateOptions& options);
 void add_verbosity(CLI::App& app, Verbosity& verbosity);
 void add_state_dir(CLI::App& app, MigrateOptions& options);

@@ -48,6 +48,7 @@ struct MigrateOptions {
   std::string keys;                      // folder with host.crt, host.key, ca.crt
   std::string addresses = "keep";        // keep, move
   std::string pids = "auto";             // auto, same, namespace
+  std::string cpu = "require";           // require, ignore; kRestore too
   std::string mode = "hybrid";           // pre, post, hybrid
   std::optional<std::string> json_path;  // --json; "-" is standard output
   std::int64_t max_downtime_ns = 10'000'000;

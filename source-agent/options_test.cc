@@ -46,6 +46,7 @@ TEST(MigrateCommandLine, HasDefaults) {
   EXPECT_EQ(options.keys, "ca/alpha");
   EXPECT_EQ(options.addresses, "keep");
   EXPECT_EQ(options.pids, "auto");
+  EXPECT_EQ(options.cpu, "require");
   EXPECT_EQ(options.max_downtime_ns, 10'000'000);
   EXPECT_EQ(options.max_bandwidth_bytes_per_s, 0U);
   EXPECT_EQ(options.max_rounds, 30);
@@ -154,6 +155,7 @@ TEST(MigrateCommandLine, RefusesWrongValuesNamingThem) {
   };
   refused({"--addresses", "take"}, "take");
   refused({"--pids", "any"}, "any");
+  refused({"--cpu", "any"}, "any");
   refused({"--max-downtime", "10"}, "'10' is not a duration");
   refused({"--max-downtime", "0"}, "0");
   refused({"--max-bandwidth", "fast"}, "'fast' is not a rate");

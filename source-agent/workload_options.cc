@@ -31,10 +31,10 @@ constexpr const char* kDrainFooter =
     "(or wrong usage), 3 at least one is in doubt (see `migrate recover`).";
 
 // In the order of the help.
-constexpr const char* kMoveOptions[] = {
-    "--addresses",     "--pids",       "--mode",    "--max-downtime",
-    "--max-bandwidth", "--max-rounds", "--tracker", "--reconnect-timeout",
-    "--verify"};
+constexpr const char* kMoveOptions[] = {"--addresses",  "--pids",         "--cpu",
+                                        "--mode",       "--max-downtime", "--max-bandwidth",
+                                        "--max-rounds", "--tracker",      "--reconnect-timeout",
+                                        "--verify"};
 
 void add_registry(CLI::App& app, MigrateOptions& options) {
   app.add_option("--registry", options.registry, "Where registered workloads are noted")

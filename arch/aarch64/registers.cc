@@ -1,6 +1,5 @@
 // General registers and facts of aarch64 (syscall(2), ptrace(2), arch/arm64/kernel/signal.c).
 #include <elf.h>
-#include <sys/auxv.h>
 
 #include <array>
 
@@ -44,9 +43,5 @@ bool runs_native_code(const Registers& registers) {
 }
 
 std::span<const int> notes_lost_by_calls() { return kLostByCalls; }
-
-int vector_note_type() { return NT_PRFPREG; }
-std::uint64_t vector_state_mask() { return getauxval(AT_HWCAP); }
-std::size_t vector_state_bytes() { return 528; }  // struct user_fpsimd_state
 
 }  // namespace godwit::arch

@@ -1,8 +1,5 @@
 // General registers and facts of x86_64 (syscall(2), ptrace(2), arch/x86/kernel/signal.c's rules
 // for restarting calls as signal(7) describes them).
-#include <cpuid.h>
-#include <elf.h>
-
 #include "arch/arch.h"
 
 namespace godwit::arch {
@@ -80,23 +77,5 @@ std::string_view name() { return "x86_64"; }
 bool runs_native_code(const Registers& registers) { return registers.raw.cs == kUserCodeSegment64; }
 
 std::span<const int> notes_lost_by_calls() { return {}; }
-
-int vector_note_type() { return NT_X86_XSTATE; }
-
-std::uint64_t vector_state_mask() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(0xd, 0, &a, &b, &c, &d) == 0) return 0;
-  return static_cast<std::uint64_t>(d) << 32 | a;
-}
-
-std::size_t vector_state_bytes() {
-  // Asked once: a hypervisor may take its time to answer.
-  static const std::size_t bytes = [] {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (__get_cpuid_count(0xd, 0, &a, &b, &c, &d) == 0) return 512U;
-    return c;  // for all features that this processor has
-  }();
-  return bytes;
-}
 
 }  // namespace godwit::arch

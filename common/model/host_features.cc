@@ -10,6 +10,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "arch/arch.h"
 #include "common/base/error.h"
@@ -67,6 +70,78 @@ std::string vdso_obstacle(const proto::HostFeatures& source,
   return error.what();
 }
 
+// In the source's order.
+std::vector<std::string> missing_sets(const proto::HostFeatures& source,
+                                      const proto::HostFeatures& destination) {
+  std::vector<std::string> missing;
+  if (destination.instruction_sets().empty()) return missing;
+  const std::set<std::string> there(destination.instruction_sets().begin(),
+                                    destination.instruction_sets().end());
+  for (const std::string& set : source.instruction_sets()) {
+    if (!there.contains(set)) missing.push_back(set);
+  }
+  return missing;
+}
+
+std::string missing_components(const proto::HostFeatures& source,
+                               const proto::HostFeatures& destination) {
+  const std::uint64_t missing = source.vector_state_mask() & ~destination.vector_state_mask();
+  std::vector<std::string> names;
+  for (std::uint32_t number = 0; number < 64; ++number) {
+    if ((missing >> number & 1) != 0) names.push_back(arch::vector_component_name(number));
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+// A component that both have, but not at the same place: signal frames on the program's stacks have
+// the source's layout.
+std::string moved_component(const proto::HostFeatures& source,
+                            const proto::HostFeatures& destination) {
+  for (const proto::VectorComponent& here : source.vector_components()) {
+    for (const proto::VectorComponent& there : destination.vector_components()) {
+      if (here.number() != there.number() ||
+          (here.offset() == there.offset() && here.bytes() == there.bytes())) {
+        continue;
+      }
+      return fmt::format("{} ({} bytes at {} there, {} bytes at {} here)",
+                         arch::vector_component_name(here.number()), there.bytes(), there.offset(),
+                         here.bytes(), here.offset());
+    }
+  }
+  if (source.vector_state_mask() == destination.vector_state_mask() &&
+      source.vector_state_bytes() != destination.vector_state_bytes()) {
+    return fmt::format("all of it ({} bytes there, {} here)", destination.vector_state_bytes(),
+                       source.vector_state_bytes());
+  }
+  return {};
+}
+
+void compare_processors(const proto::HostFeatures& source, const proto::HostFeatures& destination,
+                        ProcessorCheck check, Findings& findings) {
+  const auto lacks = [&](const char* id, const std::string& what) {
+    const bool ignore = check == ProcessorCheck::kIgnore;
+    (ignore ? warn : refuse)(
+        findings, id, destination.host_name(),
+        fmt::format("its processor lacks {}, which programs on {} may use", what,
+                    source.host_name()),
+        ignore ? "nothing to do if the process uses none of it; one that does ends by SIGILL"
+               : "move to a host whose processor has at least the same; --cpu ignore if the "
+                 "process is known to use none of it");
+  };
+  const std::vector<std::string> sets = missing_sets(source, destination);
+  const std::string components = missing_components(source, destination);
+  if (!sets.empty()) {
+    lacks("instruction-sets-missing", fmt::format("{}", fmt::join(sets, ", ")));
+  } else if (!components.empty()) {
+    lacks("processor-state-missing", fmt::format("register state ({})", components));
+  }
+  if (const std::string moved = moved_component(source, destination); !moved.empty()) {
+    refuse(findings, "processor-state-differs", destination.host_name(),
+           fmt::format("its processor keeps register state elsewhere: {}", moved),
+           "move to a host with the same kind of processor");
+  }
+}
+
 }  // namespace
 
 std::uint64_t hash_vdso(std::span<const std::byte> mapped) {
@@ -82,6 +157,15 @@ proto::HostFeatures read_host_features() {
   features.set_architecture(std::string(arch::name()));
   features.set_vector_state_mask(arch::vector_state_mask());
   features.set_vector_state_bytes(static_cast<std::uint32_t>(arch::vector_state_bytes()));
+  for (const std::string_view set : arch::instruction_sets()) {
+    features.add_instruction_sets(std::string(set));
+  }
+  for (const arch::VectorComponent& component : arch::vector_components()) {
+    proto::VectorComponent& told = *features.add_vector_components();
+    told.set_number(component.number);
+    told.set_offset(component.offset);
+    told.set_bytes(component.bytes);
+  }
   const std::span<const std::byte> vdso = own_vdso();
   if (!vdso.empty()) {
     features.set_vdso_hash(hash_vdso(vdso));
@@ -94,7 +178,7 @@ proto::HostFeatures read_host_features() {
 }
 
 void compare_features(const proto::HostFeatures& source, const proto::HostFeatures& destination,
-                      Findings& findings) {
+                      ProcessorCheck check, Findings& findings) {
   if (source.architecture() != destination.architecture()) {
     refuse(findings, "architecture-differs", hosts(source, destination),
            fmt::format("the processors are {} and {}", source.architecture(),
@@ -107,20 +191,7 @@ void compare_features(const proto::HostFeatures& source, const proto::HostFeatur
            fmt::format("pages are {} and {} bytes", source.page_bytes(), destination.page_bytes()),
            "move to a host whose kernel has the same page size");
   }
-  const std::uint64_t missing = source.vector_state_mask() & ~destination.vector_state_mask();
-  if (missing != 0) {
-    refuse(findings, "processor-state-missing", destination.host_name(),
-           fmt::format("the processor lacks register state that programs on {} may use "
-                       "(XCR0 bits {:#x})",
-                       source.host_name(), missing),
-           "move to a host whose processor has at least the same features");
-  } else if (source.vector_state_mask() == destination.vector_state_mask() &&
-             source.vector_state_bytes() != destination.vector_state_bytes()) {
-    refuse(findings, "processor-state-missing", destination.host_name(),
-           fmt::format("the same register state takes {} bytes there and {} here",
-                       destination.vector_state_bytes(), source.vector_state_bytes()),
-           "move to a host with the same kind of processor");
-  }
+  compare_processors(source, destination, check, findings);
   const std::string obstacle = vdso_obstacle(source, destination);
   if (!obstacle.empty()) {
     refuse(findings, "vdso-differs", hosts(source, destination),

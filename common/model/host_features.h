@@ -18,9 +18,14 @@ proto::HostFeatures read_host_features();
 // when it is no ELF image of this processor.
 std::uint64_t hash_vdso(std::span<const std::byte> mapped);
 
+// What a program may find in another processor: without what it uses it ends by SIGILL.
+enum class ProcessorCheck { kRequire, kIgnore };
+
 // What of the source's host the destination's lacks. Refuses: architecture-differs,
-// page-size-differs, processor-state-missing, vdso-differs; warns: kernel-differs.
+// page-size-differs, instruction-sets-missing and processor-state-missing (a warning with kIgnore),
+// processor-state-differs, vdso-differs; warns: kernel-differs. What a host that says nothing of its
+// processor has (an image of an earlier release) is not compared.
 void compare_features(const proto::HostFeatures& source, const proto::HostFeatures& destination,
-                      Findings& findings);
+                      ProcessorCheck check, Findings& findings);
 
 }  // namespace godwit

@@ -54,7 +54,7 @@ TEST(ReadHostFeatures, TellsAboutThisHost) {
   EXPECT_EQ(features.page_bytes(), static_cast<std::uint32_t>(::getpagesize()));
   EXPECT_GT(features.pid_max(), 300U);
   Findings findings;
-  compare_features(features, read_host_features(), findings);
+  compare_features(features, read_host_features(), ProcessorCheck::kRequire, findings);
   EXPECT_TRUE(findings.empty());
 }
 
@@ -88,7 +88,7 @@ TEST(CompareFeatures, RefusesEachLackByName) {
     proto::HostFeatures destination = example();
     change(destination);
     Findings findings;
-    compare_features(source, destination, findings);
+    compare_features(source, destination, ProcessorCheck::kRequire, findings);
     return ids(findings);
   };
   using Features = proto::HostFeatures;
@@ -98,7 +98,7 @@ TEST(CompareFeatures, RefusesEachLackByName) {
   EXPECT_EQ(with([](Features& f) { f.set_vector_state_mask(0xe7); }),
             Ids{"processor-state-missing"});
   EXPECT_EQ(with([](Features& f) { f.set_vector_state_bytes(2696); }),
-            Ids{"processor-state-missing"});
+            Ids{"processor-state-differs"});
   EXPECT_EQ(with([](Features& f) { f.set_vdso_hash(8); }), Ids{"vdso-differs"});
   EXPECT_EQ(with([](Features& f) { f.set_kernel_release("6.12.1"); }),
             Ids{"warning:kernel-differs"});
@@ -108,6 +108,58 @@ TEST(CompareFeatures, RefusesEachLackByName) {
               f.set_vector_state_bytes(16384);
             }),
             Ids{});
+}
+
+proto::HostFeatures with_sets(std::initializer_list<const char*> sets) {
+  proto::HostFeatures features = example();
+  for (const char* set : sets) features.add_instruction_sets(set);
+  return features;
+}
+
+Findings compared(const proto::HostFeatures& source, const proto::HostFeatures& destination,
+                  ProcessorCheck check = ProcessorCheck::kRequire) {
+  Findings findings;
+  compare_features(source, destination, check, findings);
+  return findings;
+}
+
+TEST(CompareFeatures, NamesTheInstructionSetsThatTheDestinationLacks) {
+  const proto::HostFeatures rich = with_sets({"sse2", "avx2", "fma", "bmi2"});
+  proto::HostFeatures poor = with_sets({"sse2"});
+  poor.set_vector_state_mask(0x3);  // told by the names already
+  const Findings refused = compared(rich, poor);
+  ASSERT_EQ(ids(refused), Ids{"instruction-sets-missing"});
+  EXPECT_NE(refused[0].problem().find("lacks avx2, fma, bmi2, which"), std::string::npos)
+      << refused[0].problem();
+  EXPECT_NE(refused[0].way_out().find("--cpu ignore"), std::string::npos);
+  EXPECT_EQ(ids(compared(rich, poor, ProcessorCheck::kIgnore)),
+            Ids{"warning:instruction-sets-missing"});
+  EXPECT_EQ(ids(compared(poor, rich)), Ids{});
+  EXPECT_EQ(ids(compared(rich, rich)), Ids{});
+}
+
+TEST(CompareFeatures, WhatAnOlderReleaseDidNotTellIsNotCompared) {
+  EXPECT_EQ(ids(compared(with_sets({"avx2"}), example())), Ids{});
+  EXPECT_EQ(ids(compared(example(), with_sets({"avx2"}))), Ids{});
+}
+
+TEST(CompareFeatures, RegisterStateElsewhereIsRefusedWhateverIsIgnored) {
+  const auto with_masks_at = [](std::uint32_t offset) {
+    proto::HostFeatures features = example();
+    proto::VectorComponent& component = *features.add_vector_components();
+    component.set_number(5);
+    component.set_offset(offset);
+    component.set_bytes(64);
+    return features;
+  };
+  EXPECT_EQ(ids(compared(with_masks_at(1088), with_masks_at(1088))), Ids{});
+  for (const ProcessorCheck check : {ProcessorCheck::kRequire, ProcessorCheck::kIgnore}) {
+    const Findings findings = compared(with_masks_at(1088), with_masks_at(832), check);
+    ASSERT_EQ(ids(findings), Ids{"processor-state-differs"});
+    EXPECT_NE(findings[0].problem().find("64 bytes at 832 there, 64 bytes at 1088 here"),
+              std::string::npos)
+        << findings[0].problem();
+  }
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::uint32_t kRseqUnregister = 1;  // RSEQ_FLAG_UNREGISTER
 constexpr std::size_t kNameBytes = 16;
+constexpr char kOtherProcessor[] = "choose a host whose processor has them";
 
 struct KernelStack {
   std::uint64_t address = 0;
@@ -63,6 +64,18 @@ void set_policy(const proto::Thread& want, SyscallBatch& batch) {
   attributes.period_ns = scheduling.period_ns();
   batch.add(SYS_sched_setattr, {0, batch.put_value(attributes), 0},
             fmt::format("{}, scheduling policy {}", name_of(want), scheduling.policy()));
+}
+
+std::vector<std::byte> vector_state_of(const proto::Thread& want) {
+  std::vector<std::byte> state(
+      std::max<std::size_t>(want.vector_bytes(), want.vector_registers().size()));
+  std::memcpy(state.data(), want.vector_registers().data(), want.vector_registers().size());
+  return state;
+}
+
+std::string lost_registers(const std::vector<std::string>& lost) {
+  return fmt::format("it has registers in use that the destination's processor lacks: {}",
+                     fmt::join(lost, ", "));
 }
 
 // The wanted processors that are here. None wanted: the thread was never bound to any.
@@ -177,9 +190,11 @@ void apply_thread_registers(Tracee& tracee, const proto::Thread& want) {
          want.general_registers().size(), sizeof(registers.raw));
   }
   std::memcpy(&registers.raw, want.general_registers().data(), sizeof(registers.raw));
-  std::vector<std::byte> vector_state(
-      std::max<std::size_t>(want.vector_bytes(), want.vector_registers().size()));
-  std::memcpy(vector_state.data(), want.vector_registers().data(), want.vector_registers().size());
+  std::vector<std::byte> vector_state = vector_state_of(want);
+  if (const auto lost = arch::fit_vector_state(vector_state); !lost.empty()) {
+    throw Error(fmt::format("{}: {}", name_of(want), lost_registers(lost)))
+        .with_hint(kOtherProcessor);
+  }
   in_context(
       [&] {
         tracee.set_vector_state(vector_state);
@@ -198,11 +213,10 @@ void check_thread(const proto::Thread& want, const std::vector<std::uint32_t>& o
          fmt::format("it is bound to {} processors, of which this host lacks some", wanted),
          "none is needed: it is bound to those that are here");
   }
-  if (want.vector_bytes() > arch::vector_state_bytes()) {
-    refuse(findings, "vector-state", name_of(want),
-           fmt::format("its vector registers take {} bytes, this processor's only {}",
-                       want.vector_bytes(), arch::vector_state_bytes()),
-           "choose a destination with the same processor features");
+  if (want.vector_bytes() == 0) return;  // not stopped yet
+  std::vector<std::byte> state = vector_state_of(want);
+  if (const auto lost = arch::fit_vector_state(state); !lost.empty()) {
+    refuse(findings, "vector-state", name_of(want), lost_registers(lost), kOtherProcessor);
   }
 }
 

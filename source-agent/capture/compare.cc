@@ -102,9 +102,13 @@ void forget_new_timer_signals(const PendingSignals& expected, PendingSignals& fo
 
 void clear_vector_bookkeeping(proto::Process& process) {
   for (proto::Thread& thread : *process.mutable_threads()) {
-    thread.mutable_vector_registers()->resize(thread.vector_bytes());
-    arch::clear_vector_bookkeeping(std::as_writable_bytes(
-        std::span(thread.mutable_vector_registers()->data(), thread.vector_registers().size())));
+    const auto* registers = reinterpret_cast<const std::byte*>(thread.vector_registers().data());
+    std::vector<std::byte> state(registers, registers + thread.vector_registers().size());
+    state.resize(thread.vector_bytes());
+    arch::fit_vector_state(state);  // another processor's may be larger
+    arch::clear_vector_bookkeeping(state);
+    thread.set_vector_registers(state.data(), state.size());
+    thread.set_vector_bytes(static_cast<std::uint32_t>(state.size()));
   }
 }
 
