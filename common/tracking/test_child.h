@@ -1,5 +1,5 @@
 // A process for tests whose memory does what it is told, seen from its parent as an agent sees a
-// task. Never used outside *_test.cc.
+// task. For tests only.
 #pragma once
 
 #include <signal.h>

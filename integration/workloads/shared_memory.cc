@@ -1,5 +1,9 @@
 // Shared memory inside one process: an anonymous object mapped three times (once from its middle)
 // and a regular file mapped shared. What is written through one must be seen through the others.
+//
+//   workload STATUS-FILE STOP-FILE [no-file]
+//
+// With no-file it needs no storage that both hosts share.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -28,6 +32,8 @@ uint64_t* mapped(void* address, const char* what) {
 
 class SharedMemory {
  public:
+  explicit SharedMemory(bool has_file) : has_file_(has_file) {}
+
   void set_up() {
     first_ =
         mapped(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0),
@@ -38,13 +44,17 @@ class SharedMemory {
         mapped(mremap(first_ + kMiddle / sizeof(uint64_t), 0, kBytes - kMiddle, MREMAP_MAYMOVE),
                "mremap of the middle");
     must(mprotect(middle_, kBytes - kMiddle, PROT_READ), "mprotect");
+    if (has_file_) set_up_file();
+    // Only in the object: written, then unmapped from every view but the last pages' own.
+    for (size_t page = 0; page < kPages; page += 2) write_page(page);
+  }
+
+  void set_up_file() {
     file_ = must(open("shared-file", O_RDWR | O_CREAT | O_CLOEXEC, 0600), "open shared-file");
     must(ftruncate(file_, kBytes), "ftruncate");
     file_memory_ = mapped(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0),
                           "mmap of the file");
     must(fstat(file_, &identity_), "fstat");
-    // Only in the object: written, then unmapped from every view but the last pages' own.
-    for (size_t page = 0; page < kPages; page += 2) write_page(page);
   }
 
   void turn() {
@@ -57,6 +67,7 @@ class SharedMemory {
 
   void final_check() {
     for (size_t page = 0; page < kPages; ++page) check_page(page);
+    if (!has_file_) return;
     struct stat now {};
     must(fstat(file_, &now), "fstat");
     expect_equal(now.st_ino, identity_.st_ino, "the file is another one");
@@ -70,7 +81,7 @@ class SharedMemory {
   void write_page(size_t page) {
     const uint64_t value = ++versions_[page] * 0x9E3779B97F4A7C15u + page;
     (value % 2 == 0 ? first_ : second_)[word_of(page)] = value;
-    file_memory_[word_of(page)] = value;
+    if (has_file_) file_memory_[word_of(page)] = value;
   }
 
   uint64_t wanted(size_t page) const {
@@ -85,6 +96,7 @@ class SharedMemory {
     if (page * kPageBytes >= kMiddle) {
       expect_equal(middle_[word - kMiddle / sizeof(uint64_t)], wanted(page), "the middle" + where);
     }
+    if (!has_file_) return;
     expect_equal(file_memory_[word], wanted(page), "the file's mapping" + where);
     uint64_t read = 0;
     must(pread(file_, &read, sizeof read, static_cast<off_t>(word * sizeof read)), "pread");
@@ -99,6 +111,7 @@ class SharedMemory {
     if (turns_ % 2 == 0) check_page(page);
   }
 
+  bool has_file_;
   uint64_t* first_ = nullptr;
   uint64_t* second_ = nullptr;
   uint64_t* middle_ = nullptr;
@@ -112,7 +125,9 @@ class SharedMemory {
 }  // namespace
 
 int main(int argc, char** argv) {
-  SharedMemory memory;
+  const bool has_file = argc != 4 || std::string(argv[3]) != "no-file";
+  SharedMemory memory(has_file);
   return selfcheck::run_workload(
-      argc, argv, [&] { memory.set_up(); }, [&] { memory.turn(); }, [&] { memory.final_check(); });
+      has_file ? argc : 3, argv, [&] { memory.set_up(); }, [&] { memory.turn(); },
+      [&] { memory.final_check(); });
 }

@@ -1,9 +1,14 @@
 // Vector and floating point registers of x86_64 in several threads: each fills them (zmm and mask
 // registers where the processor has them, else ymm, else xmm; the x87 stack and control word;
-// mxcsr), spins without touching memory, and looks whether anything changed. Written in assembly,
-// as no compiler promises to keep a value in a register for milliseconds.
+// mxcsr), spins without touching memory, and looks whether anything changed. One more is most of
+// the time in a signal handler: its registers are in the signal frame on its stack (sigreturn(2)),
+// where they are as the processor that it began on has them. Written in assembly, as no compiler
+// promises to keep a value in a register for milliseconds.
+#include <pthread.h>
+#include <signal.h>
 #include <sys/auxv.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <random>
@@ -16,7 +21,7 @@ namespace {
 
 using selfcheck::expect;
 
-constexpr int kThreads = 4;
+constexpr int kThreadsMax = 4;
 constexpr std::uint64_t kSpins = 3'000'000;     // about a millisecond
 constexpr std::uint32_t kMxcsr = 0xff80;        // rounds towards zero, flushes to zero, all masked
 constexpr std::uint16_t kControlWord = 0x067f;  // 53 bits, rounds down
@@ -28,7 +33,8 @@ struct alignas(64) Registers {
 };
 
 std::atomic<bool> stop{false};
-std::atomic<long> rounds[kThreads];
+std::atomic<long> rounds[kThreadsMax];
+std::atomic<long> handled{0};
 
 void hold_zmm(const Registers& in, Registers& out, std::uint64_t spins) {
   asm volatile(
@@ -129,25 +135,63 @@ void work(int index) {
     expect(now.control == kControlWord, "the x87 control word changed");
     expect((now.mxcsr & 0xffc0) == kMxcsr, "mxcsr changed");
     ++rounds[index];
+    selfcheck::sleep_ms(3);
+  }
+}
+
+// Other values than those of the interrupted thread.
+void on_signal(int) {
+  static std::mt19937_64 random(99);
+  check_vectors(random);
+  selfcheck::sleep_ms(30);
+  ++handled;
+}
+
+// Long enough for a signal to find it in there.
+void hold_interrupted() {
+  std::mt19937_64 random(7);
+  while (!stop) {
+    check_vectors(random);
     selfcheck::sleep_ms(1);
+  }
+}
+
+void interrupt(pthread_t thread) {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  selfcheck::must(sigaction(SIGUSR2, &action, nullptr), "sigaction");
+  while (!stop) {
+    const long before = handled;
+    pthread_kill(thread, SIGUSR2);
+    while (handled == before && !stop) selfcheck::sleep_ms(1);
   }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Two for each processor, which leaves something of it for others.
+  const int count = std::min<int>(kThreadsMax, 2 * std::thread::hardware_concurrency());
   std::vector<std::thread> threads;
+  std::thread interrupted;
+  std::thread interrupter;
   return selfcheck::run_workload(
       argc, argv,
       [&] {
-        for (int index = 0; index < kThreads; ++index) threads.emplace_back(work, index);
-        for (const auto& count : rounds) {
-          while (count == 0) selfcheck::sleep_ms(1);
+        for (int index = 0; index < count; ++index) threads.emplace_back(work, index);
+        for (int index = 0; index < count; ++index) {
+          while (rounds[index] == 0) selfcheck::sleep_ms(1);
         }
+        interrupted = std::thread(hold_interrupted);
+        interrupter = std::thread(interrupt, interrupted.native_handle());
+        while (handled == 0) selfcheck::sleep_ms(1);
       },
       [] {},
       [&] {
         stop = true;
         for (std::thread& thread : threads) thread.join();
+        interrupter.join();  // signals the other, which must be there
+        interrupted.join();
       });
 }
