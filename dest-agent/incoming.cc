@@ -28,7 +28,8 @@ namespace godwit {
 namespace {
 
 constexpr std::size_t kTokenBytes = 32;
-constexpr std::int64_t kRoundTimeoutNs = 30'000'000'000;
+constexpr std::int64_t kRoundTimeoutNs = 30'000'000'000;  // of the last one, after others
+constexpr std::int64_t kOnlyRoundTimeoutNs = 3600LL * 1'000'000'000;
 
 std::string random_token() {
   std::string token(kTokenBytes, '\0');
@@ -281,7 +282,8 @@ void Incoming::handle_page_report(const proto::PageReport& report) {
 }
 
 void Incoming::await_round(std::uint32_t round) {
-  const std::int64_t deadline_ns = monotonic_ns() + kRoundTimeoutNs;
+  const std::int64_t deadline_ns =
+      monotonic_ns() + (round_received_ == 0 ? kOnlyRoundTimeoutNs : kRoundTimeoutNs);
   while (round_received_ < round) {
     const proto::PageReport report = in_context([&] { return pages_->link().receive(deadline_ns); },
                                                 "page server of the destination");

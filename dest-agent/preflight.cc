@@ -4,16 +4,21 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <sstream>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
+#include "common/base/human_text.h"
 #include "common/base/unique_fd.h"
 #include "common/kernel/cgroup_fs.h"
+#include "common/kernel/processors.h"
 #include "dest-agent/kernel_probe.h"
 #include "dest-agent/restore/credentials.h"
 #include "dest-agent/restore/filesystem_context.h"
 #include "dest-agent/restore/mapped_files.h"
 #include "dest-agent/restore/rlimits.h"
+#include "dest-agent/restore/threads.h"
 
 namespace godwit {
 namespace {
@@ -100,6 +105,18 @@ void check_memory(std::uint64_t resident_bytes, Findings& findings) {
          "free memory there or choose another host");
 }
 
+// The request was underway for a moment.
+void check_clock(const proto::PreflightRequest& request, Findings& findings) {
+  constexpr std::int64_t kToldNs = 2'000'000'000;
+  if (request.realtime_ns() == 0) return;
+  const std::int64_t ahead_ns = clock_ns(CLOCK_REALTIME) - request.realtime_ns();
+  if (std::llabs(ahead_ns) <= kToldNs) return;
+  warn(findings, "clock-differs", "CLOCK_REALTIME",
+       fmt::format("is {} {} on the destination", duration_text(std::llabs(ahead_ns)),
+                   ahead_ns > 0 ? "ahead" : "behind"),
+       "synchronize both clocks: expiry and absolute timers come early or late by as much");
+}
+
 void check_host(Findings& findings) {
   try {
     find_cgroup_mount();
@@ -113,7 +130,9 @@ void check_host(Findings& findings) {
 std::string preflight_destination(const proto::PreflightRequest& request, const proto::Hello& hello,
                                   Findings& findings) {
   check_host(findings);
+  check_clock(request, findings);
   check_memory(request.resident_bytes(), findings);
+  const std::vector<std::uint32_t> processors = online_processors();
   std::string pids = hello.pids() == "auto" ? "same" : hello.pids();
   for (const proto::Process& process : request.snapshot().processes()) {
     probe_kernel(process, hello.migration_id(), hello.addresses() != "alone", findings);
@@ -123,6 +142,9 @@ std::string preflight_destination(const proto::PreflightRequest& request, const 
     // The source leaves out what can't be moved anyway, when it asks for a whole verdict.
     if (process.has_filesystem_context()) {
       check_filesystem_context(process.filesystem_context(), findings);
+    }
+    for (const proto::Thread& thread : process.threads()) {
+      check_thread(thread, processors, findings);
     }
     check_credentials(capabilities_here(), process.credentials(), findings);
     check_rlimits(rlimits_here(), process.rlimits(), may_raise_hard_limits(), findings);

@@ -12,7 +12,7 @@
 
 namespace godwit {
 
-inline constexpr std::int64_t kHandshakeNs = 10'000'000'000;
+inline constexpr std::int64_t kHandshakeNs = 20'000'000'000;
 inline constexpr std::size_t kQueuedFrames = 6;  // of a quarter MiB each, between two threads
 
 // What has to be found out before privileges are given away, for the trackers.

@@ -196,6 +196,7 @@ void preflight_there(Migration& migration) {
   }
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
   migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
+  request.set_realtime_ns(clock_ns(CLOCK_REALTIME));
   const proto::Envelope envelope = ask(migration, proto::Envelope::kPreflightAnswer, request);
   Findings there;
   for (const proto::Finding& told : envelope.preflight_answer().findings()) {

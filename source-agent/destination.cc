@@ -16,6 +16,8 @@ namespace godwit {
 namespace {
 
 constexpr std::int64_t kConnectTimeoutNs = 5'000'000'000;
+// As long as a dest-agent gives: a host that has answered may be a busy one.
+constexpr std::int64_t kHandshakeTimeoutNs = 10'000'000'000;
 
 Error unreachable(const HostPort& endpoint, const std::string& why, int code) {
   return Error(fmt::format("destination {}: {}", endpoint.text(), why), code,
@@ -68,14 +70,14 @@ UniqueFd connect_to(const HostPort& endpoint, std::int64_t deadline_ns) {
 
 Channel connect_control(const HostPort& endpoint, const KeyFolder& keys,
                         const std::string& migration_id, ConnectionKind kind) {
-  const std::int64_t deadline = monotonic_ns() + kConnectTimeoutNs;
-  UniqueFd socket = connect_to(endpoint, deadline);
+  UniqueFd socket = connect_to(endpoint, monotonic_ns() + kConnectTimeoutNs);
   return in_context(
       [&] {
         notice_lost_peer(socket.get());
         give_room_for_messages(socket.get());
         send_preface(socket.get(), {kind, migration_id});
-        return Channel(TlsStream::connect(std::move(socket), to_tls_material(keys), deadline));
+        return Channel(TlsStream::connect(std::move(socket), to_tls_material(keys),
+                                          monotonic_ns() + kHandshakeTimeoutNs));
       },
       "destination {}", endpoint.text());
 }

@@ -23,6 +23,7 @@ namespace {
 
 constexpr std::int64_t kBraceTimeoutNs = 60'000'000'000;
 constexpr std::int64_t kPreparedTimeoutNs = 30'000'000'000;
+constexpr std::int64_t kAllPagesTimeoutNs = 3600LL * 1'000'000'000;  // in one round, as any other
 constexpr std::int64_t kConfirmTimeoutNs = 10'000'000'000;
 // For a moment in which everything can be moved. New connections are held back meanwhile.
 constexpr std::int64_t kPatienceNs = 800'000'000;
@@ -285,8 +286,10 @@ void mark_wait(Migration& migration, PhaseClock& clock, const Phases& phases, co
 }
 
 void await_prepared(Migration& migration, PhaseClock& clock) {
+  const bool all_pages = migration.report.rounds.empty();
   const proto::Envelope answer =
-      await_envelope(migration, proto::Envelope::kPrepared, monotonic_ns() + kPreparedTimeoutNs);
+      await_envelope(migration, proto::Envelope::kPrepared,
+                     monotonic_ns() + (all_pages ? kAllPagesTimeoutNs : kPreparedTimeoutNs));
   mark_wait(migration, clock, answer.prepared().phases(), "wire");
 }
 
