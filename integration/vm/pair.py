@@ -15,7 +15,7 @@ from harness.network import (MANAGEMENT, MANAGEMENT6, SERVICES, Network, ip)
 from harness.programs import wait_until
 
 from .kernels import get_kernel
-from .machine import CPU, Machine, MachineFailed, MachineOptions
+from .machine import CPU, Done, Machine, MachineFailed, MachineOptions
 
 MIGRATE = "/godwit/bin/migrate"
 # Freshly booted machines give out the same ids; hosts that have run for a while do not.
@@ -78,9 +78,13 @@ class VmHost:
             words += ["--state-dir", "/run/godwit"]
         started_ns = time.time_ns()
         done = self.machine.run(*words, *extra, timeout_s=timeout_s)
+        return self.run_of(done, report, started_ns, [*words, *extra])
+
+    def run_of(self, done: Done, report: str, started_ns: int = 0, words: list = ()) -> Run:
+        """A run whose report is in a file of the machine."""
         text = self.machine.read(report)
         return Run(done.code, json.loads(text) if text else {}, done.said, started_ns,
-                   time.time_ns(), [*words, *extra])
+                   time.time_ns(), list(words))
 
 
 class Pair:

@@ -2,7 +2,7 @@
 of machines, moves something and returns an Outcome; what is wrong is an AssertionError.
 """
 
-import base64
+import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -52,14 +52,18 @@ def move(pair: Pair, pid: int, source: VmHost, *extra: str) -> Run:
 class Program:
     """A self-checking program (integration/workloads) that is moved from machine to machine."""
 
-    def __init__(self, pair: Pair, name: str, *arguments: str):
+    _numbers = itertools.count(1)
+
+    def __init__(self, pair: Pair, name: str, *arguments: str, before: tuple = (),
+                 host: VmHost | None = None):
         self.pair = pair
         self.name = name
-        self.host = pair.a
-        self.status = f"{FOLDER}/{name}.status"
+        self.host = host or pair.a
+        self._files = f"{FOLDER}/{name}-{next(self._numbers)}"
+        self.status = f"{self._files}.status"
         command = ["/usr/bin/python3", f"/godwit/workloads/{name}"] if name.endswith(".py") else [
             f"/godwit/workloads/workload_{name}"]
-        self.pid = pair.a.machine.start(*command, self.status, f"{FOLDER}/{name}.stop", *arguments,
+        self.pid = self.host.machine.start(*before, *command, self.status, f"{self._files}.stop", *arguments,
                                         log="/dev/null")
         wait_until(lambda: f"{name} to be ready: {self._said()}",
                    lambda: "READY" in self._said(), 90, 0.2)
@@ -81,14 +85,15 @@ class Program:
             raise AssertionError(f"{self.name} on {self.host.part}: {self._said()!r}\n"
                                  f"{self.pair.story()}")
 
-    def finish(self) -> None:
-        """Asks it to end and looks at its verdict."""
-        self.host.machine.write(f"{FOLDER}/{self.name}.stop", b"")
+    def finish(self) -> str:
+        """Asks it to end and looks at its verdict. What it said on this machine."""
+        self.host.machine.write(f"{self._files}.stop", b"")
         wait_until(lambda: f"the verdict of {self.name}: {self._said()!r}",
                    lambda: "PASS" in self._said() or "FAIL" in self._said() or
                    not self.host.machine.is_alive(self.pid), 60, 0.2)
         if "PASS" not in self._said() or "FAIL" in self._said():
             raise AssertionError(f"{self.name} on {self.host.part}: {self._said()!r}")
+        return self._said()
 
 
 def _move_program(pair: Pair, name: str, *arguments: str, options: tuple = (),
@@ -114,18 +119,13 @@ def layout(pair: Pair) -> Outcome:
 
 
 def shared(pair: Pair) -> Outcome:
-    """Shared memory, memfds among it."""
-    return _move_program(pair, "shared_memory", options=("--max-downtime", "500ms"))
+    """Shared memory; without a file, since the machines share no storage."""
+    return _move_program(pair, "shared_memory", "no-file", options=("--max-downtime", "500ms"))
 
 
 def threads(pair: Pair) -> Outcome:
     """A program of C++ with threads that come, go, wait and hold locks."""
     return _move_program(pair, "threads", options=("--max-downtime", "200ms"))
-
-
-def clocks(pair: Pair) -> Outcome:
-    """Timers and clocks that go on as they did; clock_gettime by the vDSO."""
-    return _move_program(pair, "timers", options=("--max-downtime", "200ms"))
 
 
 def python(pair: Pair) -> Outcome:
@@ -136,13 +136,13 @@ def python(pair: Pair) -> Outcome:
 class VmRedis:
     """A redis in a machine, with random values; clients reach it from this machine."""
 
-    def __init__(self, pair: Pair, mib: int):
+    def __init__(self, pair: Pair, mib: int, before: tuple = ()):
         self.pair = pair
         self.host = pair.a
         self.mib = mib
         self.clients = Host(pair.network, "c", None, pair.folder)
         self.pid = pair.a.machine.start(
-            "redis-server", "--bind", SERVICE, "--port", "6379", "--dir", FOLDER, "--save", "",
+            *before, "redis-server", "--bind", SERVICE, "--port", "6379", "--dir", FOLDER, "--save", "",
             "--appendonly", "no", "--daemonize", "no", "--logfile", "", "--protected-mode", "no",
             log="/dev/null")
         wait_until("redis to accept connections",
@@ -195,8 +195,8 @@ def stop_and_copy(pair: Pair, mib: int = 256) -> Outcome:
     server.fill()
     load = RedisLoad(server.clients, clients_count=4, rate=20)
     try:
-        stopped = server.move("--max-rounds", "0")
-        moved = server.move("--max-downtime", "300ms")
+        stopped = server.move("--mode", "pre", "--max-rounds", "0")
+        moved = server.move("--mode", "pre", "--max-downtime", "300ms")
     finally:
         load.stop()
     before, after = (run.report["blackout_ms"] for run in (stopped, moved))
@@ -206,5 +206,5 @@ def stop_and_copy(pair: Pair, mib: int = 256) -> Outcome:
 
 
 SCENARIOS = {function.__name__.replace("_", "-"): function for function in
-             (memory, layout, shared, threads, clocks, python, redis, stop_and_copy)}
+             (memory, layout, shared, threads, python, redis, stop_and_copy)}
 MEMORY_MIB = {"stop-and-copy": 1280}
