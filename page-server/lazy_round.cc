@@ -32,11 +32,16 @@ LeftPages leave_for_later(const proto::SendRound& order, std::span<const Tracked
 }
 
 void leave_named(const proto::SendRound& order, std::span<const TrackedArea> areas,
-                 const PageBitmap& named, PageBitmap& data, LeftPages& left) {
+                 const PageBitmap& named, const IsReadable& readable, PageBitmap& data,
+                 LeftPages& left) {
   const PageBitmap there = in_anonymous_areas(named, areas);
   for (const proto::PageSpan& span : order.eager()) {
     const PageRange range{span.start(), span.end()};
-    there.for_each_run(range, [&](const PageRange& run) { data.set(run); });
+    there.for_each_run(range, [&](const PageRange& run) {
+      for (Address page = run.start; page < run.end; page += kPageSize) {
+        if (readable(page)) data.set(PageRange{page, page + kPageSize});
+      }
+    });
   }
   there.for_each_run([&](const PageRange& run) { left.missing.set(run); });
   data.for_each_run([&](const PageRange& run) { left.missing.clear(run); });

@@ -1,6 +1,7 @@
 // The round of the switch in post-copy: what of its findings stays at the source.
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "common/tracking/dirty_tracker.h"
@@ -23,9 +24,13 @@ LeftPages leave_for_later(const proto::SendRound& order, std::span<const Tracked
                           PageBitmap& data);
 
 // What of `named`, by the rounds before this one, is missing beside `left`: all that this round
-// does not send. Adds to `data` what of it the order wants at once.
+// does not send. Adds to `data` what of it the order wants at once, as far as it is `readable`: a
+// page of an area that was unmapped since the areas were told is not, and stays named until the
+// next order tells of the areas as they are.
+using IsReadable = std::function<bool(Address page)>;
 void leave_named(const proto::SendRound& order, std::span<const TrackedArea> areas,
-                 const PageBitmap& named, PageBitmap& data, LeftPages& left);
+                 const PageBitmap& named, const IsReadable& readable, PageBitmap& data,
+                 LeftPages& left);
 
 // Sends frames that name these pages as missing; their bytes on the wire.
 std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,

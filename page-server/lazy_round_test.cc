@@ -130,10 +130,12 @@ TEST(LazyRoundTest, WhatWasNamedAheadIsMissingUnlessItTravelsOrIsGone) {
   proto::SendRound order;
   add_eager(order, pages(2, 1).start, pages(2, 1).end);
   add_eager(order, pages(20, 1).start, pages(20, 1).end);
+  add_eager(order, pages(6, 1).start, pages(6, 1).end);
+  const auto readable = [](Address page) { return page != pages(6, 1).start; };
   PageBitmap data = bitmap_of({pages(7, 1), pages(9, 1)});
   LeftPages left;
   left.missing.set(pages(5, 1));
-  leave_named(order, areas, named, data, left);
+  leave_named(order, areas, named, readable, data, left);
   EXPECT_EQ(runs_of(left.missing), (std::vector{pages(0, 2), pages(3, 1), pages(5, 2)}));
   EXPECT_EQ(runs_of(data), (std::vector{pages(2, 1), pages(7, 1), pages(9, 1)}));
 }

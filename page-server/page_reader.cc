@@ -151,4 +151,9 @@ void PageReader::finish() {
   sink_.push(std::move(last));
 }
 
+bool is_readable(int memory_fd, Address page) {
+  std::byte byte{};
+  return ::pread(memory_fd, &byte, 1, static_cast<off_t>(page)) == 1;
+}
+
 }  // namespace godwit

@@ -69,4 +69,7 @@ class PageReader {
 // one reads as empty everywhere.
 void require_alive(int memory_fd, Address somewhere);
 
+// Whether there is a page at this address that can be read.
+bool is_readable(int memory_fd, Address page);
+
 }  // namespace godwit

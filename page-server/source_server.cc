@@ -342,7 +342,8 @@ void SourceServer::send_round(const proto::SendRound& order) {
     LeftPages left = leave_for_later(order, space.areas, findings.data);
     named_bytes = name_missing(order, left.missing, sink());
     if (order.final()) {
-      leave_named(order, space.areas, space.named, findings.data, left);
+      const auto readable = [&](Address page) { return is_readable(space.memory.get(), page); };
+      leave_named(order, space.areas, space.named, readable, findings.data, left);
       missing_pages = left.missing.count();
       missing_.set(order.space(), left.missing);
       space.recent.for_each_run([&](const PageRange& run) { left.written.set(run); });

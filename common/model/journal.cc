@@ -130,6 +130,13 @@ void JournalFolder::remove(const JournalRecord& record) const {
   const std::string path = path_of(record);
   ::unlink(status_path_of(record).c_str());
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw_system("remove {}", path);
+  // Of one who was killed while it wrote.
+  const std::string beginning = path + ".";
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(dir_, error)) {
+    const std::string& each = entry.path().native();
+    if (each.starts_with(beginning) && each.ends_with(".tmp")) ::unlink(each.c_str());
+  }
 }
 
 std::string JournalFolder::status_path_of(const JournalRecord& record) const {
