@@ -20,10 +20,13 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/kernel/short_turns.h"
+#include "common/tracking/blocking_tracker.h"
 #include "common/tracking/soft_dirty_tracker.h"
 #include "common/tracking/tracker_probe.h"
 #include "common/tracking/write_protect_tracker.h"
 #include "page-server/areas.h"
+#include "page-server/copy_on_write.h"
+#include "page-server/direct_sink.h"
 #include "page-server/fault_answers.h"
 #include "page-server/frame_queue.h"
 #include "page-server/image_sink.h"
@@ -51,23 +54,7 @@ struct Space {
   PageBitmap named;       // what it was told to drop, since it stays here until after the switch
   PageBitmap recent;      // of those, what was written after it was named
   PageContents contents;  // of shared memory, where the tracker can't tell what was written
-};
-
-// Sends a frame where it was filled.
-class DirectSink final : public FrameSink {
- public:
-  explicit DirectSink(std::function<void(const PageFrame&)> send)
-      : send_(std::move(send)), free_(std::make_unique<PageFrame>()) {}
-
-  std::unique_ptr<PageFrame> take_free() override { return std::move(free_); }
-  void push(std::unique_ptr<PageFrame> frame) override {
-    send_(*frame);
-    free_ = std::move(frame);
-  }
-
- private:
-  std::function<void(const PageFrame&)> send_;
-  std::unique_ptr<PageFrame> free_;
+  std::unique_ptr<CopyOnWrite> held;  // of a copy-on-write image
 };
 
 PageRange range_of(const proto::PageSpan& span) {
@@ -95,6 +82,7 @@ class SourceServer {
  private:
   void start(PageServiceLink::Order& order);
   void start_image(PageServiceLink::Order& order);
+  void finish_image();
   void add_space(PageServiceLink::Order& order);
   void set_areas(const proto::SetAreas& order);
   void send_round(const proto::SendRound& order);
@@ -162,8 +150,7 @@ bool SourceServer::carry_out(PageServiceLink::Order& order) {
       start_image(order);
       return true;
     case proto::PageOrder::kFinishImage:
-      if (!image_) fail("no image to finish");
-      link_.send(image_->finish());
+      finish_image();
       return true;
     case proto::PageOrder::kQuit:
       return false;
@@ -205,6 +192,25 @@ void SourceServer::start_image(PageServiceLink::Order& order) {
   link_.send(report);
 }
 
+void SourceServer::finish_image() {
+  if (!image_) fail("no image to finish");
+  proto::PageReport report;
+  proto::ImageWritten& written = *report.mutable_image_written();
+  for (auto& [number, space] : spaces_) {
+    if (!space.held) continue;
+    PageReader reader(space.memory.get(), *image_, space.sent, number, 0, space.generation, false);
+    if (!space.held->save(reader)) written.set_lost(true);
+    reader.finish();
+    written.set_held_pages(space.held->held_pages());
+    written.set_copied_pages(space.held->copied_pages());
+    // Nobody needs to wait for a disk.
+    space.tracker.reset();
+    space.held.reset();
+  }
+  if (!written.lost()) image_->finish(written);
+  link_.send(report);
+}
+
 void SourceServer::add_space(PageServiceLink::Order& order) {
   Space& space = spaces_[order.order.add_space().space()];
   space = Space{};
@@ -214,6 +220,15 @@ void SourceServer::add_space(PageServiceLink::Order& order) {
     space.clear_refs = take_fd(order, 2, "clear_refs");
     space.tracker = std::make_unique<SoftDirtyTracker>(space.pagemap.get(), space.clear_refs.get(),
                                                        kernel_.zeros);
+  } else if (order.fds.size() > 2) {
+    const int number = static_cast<int>(order.order.add_space().space());
+    space.held = std::make_unique<CopyOnWrite>(
+        take_fd(order, 2, "userfaultfd"), space.memory.get(), space.pagemap.get(),
+        [this, number](const std::string& story) {
+          die(link_, fmt::format("write protection of address space {}: {}", number, story));
+        });
+    space.tracker = std::make_unique<BlockingTracker>(space.pagemap.get(), space.held->uffd(),
+                                                      kernel_.absent_is_written);
   } else {
     space.tracker =
         std::make_unique<WriteProtectTracker>(space.pagemap.get(), kernel_.absent_is_written);
@@ -356,6 +371,7 @@ void SourceServer::send_round(const proto::SendRound& order) {
       });
     }
   }
+  if (order.copy_on_write() && space.held) space.held->hold(space.areas, findings.data);
   if (image_ && order.final()) image_->keep();
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
@@ -370,7 +386,6 @@ void SourceServer::send_round(const proto::SendRound& order) {
   statistics.bytes += named_bytes;
   report_sent(order.round(), statistics, missing_pages, start_ns);
   if (order.final()) report_scan(order, findings, scan_ns);
-  if (image_ && order.final()) image_->write_kept();
 }
 
 void SourceServer::report_sent(std::uint32_t round, const RoundStatistics& statistics,
