@@ -27,6 +27,7 @@ constexpr int kAgainMs = 1;
 // For a page that is gone without anything having been heard of it.
 constexpr int kTriesMax = 100;
 constexpr useconds_t kTryEveryUs = 500;
+constexpr useconds_t kSettleUs = 20;
 
 bool overlaps(const PageRange& one, const PageRange& other) {
   return one.start < other.end && other.start < one.end;
@@ -103,6 +104,7 @@ void CopyOnWrite::take_event(const uffd_msg& message) {
     case UFFD_EVENT_REMAP:
       range = {message.arg.remap.from, message.arg.remap.from + message.arg.remap.len};
       if (held_.any_in(range)) rescue(range, message.arg.remap.to - message.arg.remap.from);
+      moved_.push_back({message.arg.remap.to, message.arg.remap.to + message.arg.remap.len});
       break;
     case UFFD_EVENT_REMOVE:
       if (held_.any_in(range)) rescue(range, 0);
@@ -121,12 +123,12 @@ void CopyOnWrite::take_write(Address page) {
   {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] {
-      return ends_ || (!overlaps(reading_, range) &&
-                       (copies_.size() < kCopiesMax || !held_.contains(page)));
+      return ends_ ||
+             (!overlaps(reading_, range) && (copies_.size() < kCopiesMax || !held_.contains(page)));
     });
     if (held_.contains(page) && !ends_) {
       auto content = copy_of(page);
-      if (!content || is_changing(page)) {
+      if (!content || is_changing()) {
         later_.push_back(page);  // it was moved, say, which will be heard of
         return;
       }
@@ -176,8 +178,10 @@ PageBitmap CopyOnWrite::untouched(const PageRange& range) const {
   return pages;
 }
 
-bool CopyOnWrite::is_changing(Address page) const {
-  return try_userfaultfd_protect(uffd_.get(), {page, page + kPageSize}) == EAGAIN;
+// Asked for nothing, the kernel looks at this first and does nothing. To protect a page here would
+// make new content look like what is held.
+bool CopyOnWrite::is_changing() const {
+  return try_userfaultfd_protect(uffd_.get(), {kPageSize, kPageSize}) == EAGAIN;
 }
 
 void CopyOnWrite::let_go(Address page) {
@@ -191,6 +195,21 @@ void CopyOnWrite::let_go(Address page) {
 }
 
 // --- The thread that saves -----------------------------------------------------------------------
+
+void CopyOnWrite::settle() {
+  for (;;) {
+    std::vector<PageRange> moved;
+    {
+      const std::scoped_lock lock(reading_events_, mutex_);
+      moved.swap(moved_);
+    }
+    if (moved.empty()) return;
+    for (const PageRange& range : moved) {
+      // What was moved on meanwhile is heard of again.
+      while (try_userfaultfd_unprotect(uffd_.get(), range) == EAGAIN) ::usleep(kSettleUs);
+    }
+  }
+}
 
 void CopyOnWrite::hold(std::span<const TrackedArea> areas, PageBitmap& pages) {
   std::vector<PageRange> runs;
@@ -237,7 +256,7 @@ std::vector<CopyOnWrite::Copy> CopyOnWrite::take_copies() {
 bool CopyOnWrite::save_piece(const PageRange& piece, PageReader& reader) {
   reader.add_data(piece, AreaKind::kAnonymous);
   PageBitmap saved = untouched(piece);
-  const bool changing = is_changing(piece.start);
+  const bool changing = is_changing();
   // What was read of changes by now has been acted upon.
   { const std::lock_guard lock(reading_events_); }
   bool any = false;
@@ -261,7 +280,11 @@ bool CopyOnWrite::save_piece(const PageRange& piece, PageReader& reader) {
 bool CopyOnWrite::save(PageReader& reader) {
   int tries = 0;
   for (;;) {
-    for (const Copy& copy : take_copies()) reader.add_copy(copy.page, copy.content.get());
+    const std::vector<Copy> copies = take_copies();
+    // A page may have been read after it had been copied: the copy goes after it, in a frame of its
+    // own, since a frame holds a page once.
+    if (!copies.empty()) reader.send_pending();
+    for (const Copy& copy : copies) reader.add_copy(copy.page, copy.content.get());
     // From here on writers wait for the reading, which must not wait for a disk.
     reader.send_pending();
     const auto piece = claim();

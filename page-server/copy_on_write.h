@@ -10,8 +10,9 @@
 //                  copied at once, and looked at again, whether they were still there
 //   munmap, brk    the kernel tells when the pages are gone: the instant is lost
 //   fork           the child gets pages of its own; those of the process stay held
-// A page counts as saved only if it was present and protected after it had been read, with no change
-// of the layout under way: whatever else takes it away loses the instant, and never spoils it.
+// A page counts as saved only if it was present and protected after it had been read, with no
+// change of the layout under way: whatever else takes it away loses the instant, and never spoils
+// it.
 //
 // Threads: hold() and save() by one thread; the userfaultfd is read by one that this starts.
 #pragma once
@@ -48,6 +49,10 @@ class CopyOnWrite {
 
   int uffd() const { return uffd_.get(); }
 
+  // Before each scan: memory that was moved took its protection along, and counts as written where
+  // it is now.
+  void settle();
+
   // The process stands still: of `pages`, which were written and not saved yet, takes out what it
   // holds. What is so little that copying it takes no longer than protecting it stays there.
   void hold(std::span<const TrackedArea> areas, PageBitmap& pages);
@@ -63,7 +68,7 @@ class CopyOnWrite {
     return copied_pages_;
   }
 
-  static constexpr std::uint64_t kAtOncePages = 1024;  // copied in a millisecond or two
+  static constexpr std::uint64_t kAtOncePages = 256;  // copied in less than a millisecond
 
  private:
   struct Copy {
@@ -81,7 +86,7 @@ class CopyOnWrite {
   // What is there and was not changed since it was protected.
   PageBitmap untouched(const PageRange& range) const;
   // The kernel is between telling of a change and having made it, or the other way round.
-  bool is_changing(Address page) const;
+  bool is_changing() const;
   void let_go(Address page);
   std::optional<PageRange> claim();
   // False: none of the piece could be saved.
@@ -102,6 +107,7 @@ class CopyOnWrite {
   PageBitmap held_;
   PageRange reading_{0, 0};  // is read by save() just now
   std::vector<Copy> copies_;
+  std::vector<PageRange> moved_;  // to there, since settle()
   bool lost_ = false;
   bool ends_ = false;
   std::uint64_t held_pages_ = 0;  // of save()'s thread

@@ -213,6 +213,27 @@ TEST_F(BlockingTrackerTest, TellsWhatWasGivenBack) {
   const ScanFindings last = scan(ScanMode::kFinal);
   EXPECT_EQ(last.zero.count(), 1U);
   EXPECT_TRUE(last.untracked.empty());
+  child_.zap(pages(512, 1024));  // whole page tables
+  EXPECT_EQ(scan(ScanMode::kFinal).zero.count(), 1024U);
+}
+
+TEST_F(BlockingTrackerTest, TellsWhatCameBackAfterItWasGivenBack) {
+  scan(ScanMode::kRunning, true);
+  child_.zap(pages(512, 1024));
+  child_.fill(pages(600, 100), 3);
+  const ScanFindings last = scan(ScanMode::kFinal);
+  EXPECT_EQ(last.data.count(), 100U);
+  EXPECT_EQ(last.zero.count(), 924U);
+}
+
+TEST_F(BlockingTrackerTest, TellsWhatWasMovedOverIt) {
+  child_.map(pages(2 * kPages, 512));
+  child_.fill(pages(2 * kPages, 512), 3);
+  const std::array ranges{pages(2 * kPages, 512)};
+  ASSERT_TRUE(arm_write_protect(copy_->uffd(), ranges).empty());
+  scan(ScanMode::kRunning, true);
+  child_.move(pages(2 * kPages, 512), kBase + 1024 * kPageSize);
+  EXPECT_EQ(scan(ScanMode::kRunning).data.count(), 512U);
 }
 
 TEST_F(BlockingTrackerTest, TakesAllOfWhatWasMappedAnew) {

@@ -275,6 +275,7 @@ ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
   ScanFindings findings;
   const ScanMode mode = order.final() ? ScanMode::kFinal : ScanMode::kRunning;
   if (!space.areas.empty()) require_alive(space.memory.get(), space.areas.front().range.start);
+  if (space.held) space.held->settle();
   space.tracker->scan(space.areas, mode, space.sent, findings);
   for (const proto::PageSpan& span : order.extra()) findings.data.set(range_of(span));
   for (const proto::PageSpan& span : order.existing()) {

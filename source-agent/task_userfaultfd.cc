@@ -71,8 +71,7 @@ UniqueFd make_tracking_userfaultfd(RemoteTask& task) {
   // Asynchronous write protection never hands a fault to user space, so that faults in the kernel
   // are no exception, and any process may have a descriptor for it.
   SyscallBatch make;
-  const RowResult fd =
-      make.add(SYS_userfaultfd, {kFlags | UFFD_USER_MODE_ONLY}, "userfaultfd");
+  const RowResult fd = make.add(SYS_userfaultfd, {kFlags | UFFD_USER_MODE_ONLY}, "userfaultfd");
   return take_out(task, task.run(make)[fd]);
 }
 

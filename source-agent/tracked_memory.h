@@ -68,7 +68,7 @@ class TrackedMemory {
   RemoteTask& task_;
   TrackerKind kind_;
   UniqueFd userfaultfd_;
-  UniqueFd writers_;           // of anonymous memory, until a page server has it
+  UniqueFd writers_;  // of anonymous memory, until a page server has it
   pid_t page_server_ = 0;
   UniqueFd pagemap_;
   UniqueFd clear_refs_;  // soft-dirty only

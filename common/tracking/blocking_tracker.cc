@@ -69,7 +69,7 @@ void BlockingTracker::scan_anonymous(const TrackedArea& area, const PageBitmap& 
     pagemap::Query query;
     query.all = all ? 0 : pagemap::kWritten;
     query.any = pagemap::kPresent | pagemap::kSwapped;
-    query.reported = query.any | pagemap::kZeroPage | (guards_ ? pagemap::kGuard : 0);
+    query.reported = query.any | (guards_ ? pagemap::kGuard : 0);
     std::vector<pagemap::Region> found;
     pagemap::scan(pagemap_fd_, area.range, query, buffer_,
                   [&](const pagemap::Region& region) { found.push_back(region); });
@@ -80,9 +80,10 @@ void BlockingTracker::scan_anonymous(const TrackedArea& area, const PageBitmap& 
       const PageState state{.written = true,
                             .present = (is & pagemap::kPresent) != 0,
                             .swapped = (is & pagemap::kSwapped) != 0,
-                            .zero_page = (is & pagemap::kZeroPage) != 0,
                             .guard = (is & pagemap::kGuard) != 0};
-      registered = registered && protect_blocking(uffd_, range);
+      // What is protected has to be read, also where there were only zeros: it may have been
+      // written since they were seen.
+      if (!state.guard) registered = registered && protect_blocking(uffd_, range);
       classify(range, state, area.kind, area.fresh, sent, findings);
     }
     return registered;

@@ -4,12 +4,13 @@
 // is possible. A pair of counters, far apart, is written in strict order. Others fill memory anew
 // and give it back, move it, fork, and read into it by system calls, with numbers that can be
 // checked as well.
-//   workload_one_instant STATUS-FILE STOP-FILE [MIB]
+//   workload_one_instant STATUS-FILE STOP-FILE [MIB [forks | nobody]]
+// forks: a child now and then. nobody: as a user without privileges.
 #include <sys/mman.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <memory>
@@ -26,6 +27,7 @@ using selfcheck::give_up;
 using selfcheck::must;
 
 constexpr size_t kPageBytes = 4096;
+constexpr uid_t kNobody = 65534;
 constexpr size_t kWords = kPageBytes / sizeof(uint64_t);
 
 uint64_t* map(size_t bytes) {
@@ -103,8 +105,8 @@ struct Pair {
   void check_between() const {
     const uint64_t one = load(a);
     const uint64_t other = load(b);
-    expect(one == other, "a pair of counters differs: " + std::to_string(one) + " and " +
-                             std::to_string(other));
+    expect(one == other,
+           "a pair of counters differs: " + std::to_string(one) + " and " + std::to_string(other));
   }
 };
 
@@ -149,7 +151,7 @@ class Refill final : public Writer {
     for (size_t page = part; page < part + pages_ / 4; ++page) {
       expect(load(memory_ + page * kWords) == 0, "a page that was given back is not empty");
     }
-    if (round_ % 8 == 0) selfcheck::sleep_ms(40);
+    if (round_ % 8 == 0) selfcheck::sleep_ms(5);
   }
 
  private:
@@ -158,11 +160,11 @@ class Refill final : public Writer {
   uint64_t round_ = 0;
 };
 
-// A block that moves about with its content, and is read into by system calls.
+// A block that moves about with its content, and into which system calls write.
 class Moving final : public Writer {
  public:
   explicit Moving(size_t pages) : bytes_(pages * kPageBytes), memory_(map(bytes_)) {
-    must(pipe2(ends_.data(), O_CLOEXEC), "pipe");
+    must(uname(&names_), "uname");
     for (size_t page = 0; page < pages; ++page) store(memory_ + page * kWords, page + 1);
   }
   void turn() override {
@@ -175,25 +177,33 @@ class Moving final : public Writer {
     for (size_t page = 0; page < pages; ++page) {
       expect(load(memory_ + page * kWords) == page + 1, "a page changed when it was moved");
     }
-    uint64_t* word = memory_ + round_ % pages * kWords + 1;
-    must(write(ends_[1], &round_, sizeof(round_)), "write to a pipe");
-    must(read(ends_[0], word, sizeof(round_)), "a system call that writes to the memory");
-    expect(load(word) == round_, "what was read is not what was written");
+    auto* names = reinterpret_cast<utsname*>(memory_ + round_ % pages * kWords + 1);
+    memset(names, 0, sizeof(*names));
+    must(uname(names), "a system call that writes to the memory");
+    expect(memcmp(names, &names_, sizeof(names_)) == 0, "a system call wrote something else");
     selfcheck::sleep_ms(3);
   }
 
  private:
   size_t bytes_;
   uint64_t* memory_;
-  std::array<int, 2> ends_{};
+  utsname names_{};
   uint64_t round_ = 0;
 };
 
-// A child sees the pairs as they were when it was made, and writes to its own.
+// Forks when it has just been stopped for a moment: a process with children is not saved. The child
+// sees the pairs as they are when it is made, and writes to its own.
 class Forks final : public Writer {
  public:
   Forks(const Pairs& pairs, uint64_t* memory) : pairs_(pairs), memory_(memory) {}
   void turn() override {
+    constexpr int64_t kPauseNs = 1'500'000;
+    constexpr int64_t kSeldomNs = 700'000'000;
+    const int64_t before = selfcheck::now_ns(CLOCK_MONOTONIC);
+    usleep(300);
+    const int64_t now = selfcheck::now_ns(CLOCK_MONOTONIC);
+    if (now - before < kPauseNs || now - last_ns_ < kSeldomNs) return;
+    last_ns_ = now;
     const pid_t child = must(fork(), "fork");
     if (child == 0) {
       pairs_.look();
@@ -204,12 +214,12 @@ class Forks final : public Writer {
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     expect(status == 0, "the child found its memory wrong");
-    selfcheck::sleep_ms(20);
   }
 
  private:
   const Pairs& pairs_;
   uint64_t* memory_;
+  int64_t last_ns_ = 0;
 };
 
 }  // namespace
@@ -217,12 +227,14 @@ class Forks final : public Writer {
 int main(int argc, char** argv) {
   const size_t mib = argc > 3 ? strtoul(argv[3], nullptr, 10) : 96;
   const size_t pages = (mib << 20) / kPageBytes;
+  const std::string extra = argc > 4 ? argv[4] : "";
   std::vector<std::unique_ptr<Writer>> writers;
   std::vector<std::thread> running;
   std::atomic<bool> stop = false;
   const Pairs* pairs = nullptr;
 
   const auto set_up = [&] {
+    if (extra == "nobody") must(setresuid(kNobody, kNobody, kNobody), "setresuid");
     uint64_t* memory = map(pages * kPageBytes);
     memset(memory, 0, pages * kPageBytes);
     // Two sequences with interleaved pages, spread over a half of the memory.
@@ -234,7 +246,8 @@ int main(int argc, char** argv) {
     pairs = made.get();
     writers.push_back(std::make_unique<Refill>(memory + pages / 4 * 3 * kWords, pages / 4));
     writers.push_back(std::make_unique<Moving>(256));
-    writers.push_back(std::make_unique<Forks>(*made, memory + pages / 2 * kWords));
+    if (extra == "forks")
+      writers.push_back(std::make_unique<Forks>(*made, memory + pages / 2 * kWords));
     writers.push_back(std::move(made));
     for (const auto& writer : writers) {
       running.emplace_back([&writer = *writer, &stop] {
@@ -247,5 +260,6 @@ int main(int argc, char** argv) {
     for (std::thread& thread : running) thread.join();
     pairs->look();
   };
-  return selfcheck::run_workload(argc, argv, set_up, [&] { pairs->look(); }, final_check);
+  return selfcheck::run_workload(
+      std::min(argc, 3), argv, set_up, [&] { pairs->look(); }, final_check);
 }
