@@ -7,6 +7,7 @@
 //   workload_one_instant STATUS-FILE STOP-FILE [MIB [forks | nobody]]
 // forks: a child now and then. nobody: as a user without privileges.
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 
@@ -234,7 +235,12 @@ int main(int argc, char** argv) {
   const Pairs* pairs = nullptr;
 
   const auto set_up = [&] {
-    if (extra == "nobody") must(setresuid(kNobody, kNobody, kNobody), "setresuid");
+    if (extra == "nobody") {
+      const int status = must(open(argv[1], O_WRONLY | O_CREAT | O_CLOEXEC, 0666), argv[1]);
+      must(fchmod(status, 0666), "fchmod");
+      close(status);
+      must(setresuid(kNobody, kNobody, kNobody), "setresuid");
+    }
     uint64_t* memory = map(pages * kPageBytes);
     memset(memory, 0, pages * kPageBytes);
     // Two sequences with interleaved pages, spread over a half of the memory.
