@@ -57,12 +57,6 @@ struct Space {
   std::unique_ptr<CopyOnWrite> held;  // of a copy-on-write image
 };
 
-PageRange range_of(const proto::PageSpan& span) {
-  const auto range = PageRange::make(span.start(), span.end());
-  if (!range) fail("range {:x}-{:x} is not whole pages", span.start(), span.end());
-  return *range;
-}
-
 class SourceServer {
  public:
   SourceServer(PageServiceLink& link, const KernelFacts& kernel, WriteRing* ring)
@@ -251,24 +245,6 @@ void SourceServer::set_areas(const proto::SetAreas& order) {
   space.areas = areas_of(order);
   forget_lost_pages(space.areas, space.sent);
   if (image_) image_->forget_lost(order.space(), space.areas);
-}
-
-// What is a hole of its object is sent as zeros; what was written since is found as written, and
-// goes after it.
-void find_removed(const proto::SendRound& order, const PageBitmap& sent, ScanFindings& findings) {
-  const auto add_sent_of = [&](const proto::PageSpan& span, PageBitmap& pages) {
-    sent.for_each_run(range_of(span), [&](const PageRange& run) { pages.set(run); });
-  };
-  PageBitmap gone;
-  for (const proto::PageSpan& span : order.looked_at()) add_sent_of(span, gone);
-  for (const proto::PageSpan& span : order.existing()) gone.clear(range_of(span));
-  PageBitmap distrusted;
-  for (const proto::PageSpan& span : order.distrusted()) add_sent_of(span, distrusted);
-  gone.for_each_run([&](const PageRange& run) {
-    findings.zero.set(run);
-    distrusted.clear(run);
-  });
-  distrusted.for_each_run([&](const PageRange& run) { findings.data.set(run); });
 }
 
 ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
