@@ -35,9 +35,10 @@ bool overlaps(const PageRange& one, const PageRange& other) {
 
 }  // namespace
 
-CopyOnWrite::CopyOnWrite(UniqueFd uffd, int memory_fd, int pagemap_fd,
+CopyOnWrite::CopyOnWrite(PageServiceLink& link, UniqueFd uffd, int memory_fd, int pagemap_fd,
                          std::function<void(const std::string&)> on_failure)
-    : uffd_(std::move(uffd)),
+    : link_(link),
+      uffd_(std::move(uffd)),
       stop_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       memory_fd_(memory_fd),
       pagemap_fd_(pagemap_fd),
@@ -66,7 +67,7 @@ CopyOnWrite::~CopyOnWrite() {
 // --- The thread that reads the userfaultfd -------------------------------------------------------
 
 void CopyOnWrite::serve() {
-  AnsweringPrecedence precedence;
+  AnsweringPrecedence precedence(link_);
   pollfd waits[2] = {{uffd_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
   for (;;) {
     precedence.look();

@@ -33,15 +33,16 @@
 #include "common/base/unique_fd.h"
 #include "common/tracking/dirty_tracker.h"
 #include "common/tracking/page_bitmap.h"
+#include "common/wire/page_service_link.h"
 #include "page-server/page_reader.h"
 
 namespace godwit {
 
 class CopyOnWrite {
  public:
-  // `uffd`: non-blocking, enabled by enable_blocking_protection(). Borrows the files of the
-  // process. `on_failure` is called by the thread when it can't go on.
-  CopyOnWrite(UniqueFd uffd, int memory_fd, int pagemap_fd,
+  // `uffd`: non-blocking, enabled by enable_blocking_protection(). Borrows the link and the files
+  // of the process. `on_failure` is called by the thread when it can't go on.
+  CopyOnWrite(PageServiceLink& link, UniqueFd uffd, int memory_fd, int pagemap_fd,
               std::function<void(const std::string&)> on_failure);
   CopyOnWrite(const CopyOnWrite&) = delete;
   CopyOnWrite& operator=(const CopyOnWrite&) = delete;
@@ -95,6 +96,7 @@ class CopyOnWrite {
 
   static constexpr std::size_t kCopiesMax = 16384;  // 64 MiB; then writers wait for the disk
 
+  PageServiceLink& link_;
   UniqueFd uffd_;
   UniqueFd stop_;
   int memory_fd_;

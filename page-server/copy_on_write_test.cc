@@ -55,7 +55,7 @@ class CopyOnWriteTest : public ::testing::Test {
                                 UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP);
     const std::array ranges{pages(0, kPages)};
     ASSERT_TRUE(arm_write_protect(uffd.get(), ranges).empty());
-    copy_.emplace(std::move(uffd), child_.memory_fd(), child_.pagemap_fd(),
+    copy_.emplace(link_, std::move(uffd), child_.memory_fd(), child_.pagemap_fd(),
                   [this](const std::string& story) {
                     story_ = story;
                     failed_ = true;
@@ -87,6 +87,8 @@ class CopyOnWriteTest : public ::testing::Test {
     }
   }
 
+  std::pair<UniqueFd, UniqueFd> ends_ = PageServiceLink::make_sockets();
+  PageServiceLink link_{std::move(ends_.second)};
   TestChild child_;
   std::optional<CopyOnWrite> copy_;
   std::vector<std::byte> at_instant_;

@@ -217,7 +217,7 @@ void SourceServer::add_space(PageServiceLink::Order& order) {
   } else if (order.fds.size() > 2) {
     const int number = static_cast<int>(order.order.add_space().space());
     space.held = std::make_unique<CopyOnWrite>(
-        take_fd(order, 2, "userfaultfd"), space.memory.get(), space.pagemap.get(),
+        link_, take_fd(order, 2, "userfaultfd"), space.memory.get(), space.pagemap.get(),
         [this, number](const std::string& story) {
           die(link_, fmt::format("write protection of address space {}: {}", number, story));
         });
