@@ -61,6 +61,28 @@ PageBitmap in_anonymous_areas(const PageBitmap& pages, std::span<const TrackedAr
   return found;
 }
 
+PageRange range_of(const proto::PageSpan& span) {
+  const auto range = PageRange::make(span.start(), span.end());
+  if (!range) fail("range {:x}-{:x} is not whole pages", span.start(), span.end());
+  return *range;
+}
+
+void find_removed(const proto::SendRound& order, const PageBitmap& sent, ScanFindings& findings) {
+  const auto add_sent_of = [&](const proto::PageSpan& span, PageBitmap& pages) {
+    sent.for_each_run(range_of(span), [&](const PageRange& run) { pages.set(run); });
+  };
+  PageBitmap gone;
+  for (const proto::PageSpan& span : order.looked_at()) add_sent_of(span, gone);
+  for (const proto::PageSpan& span : order.existing()) gone.clear(range_of(span));
+  PageBitmap distrusted;
+  for (const proto::PageSpan& span : order.distrusted()) add_sent_of(span, distrusted);
+  gone.for_each_run([&](const PageRange& run) {
+    findings.zero.set(run);
+    distrusted.clear(run);
+  });
+  distrusted.for_each_run([&](const PageRange& run) { findings.data.set(run); });
+}
+
 const TrackedArea* find_area(std::span<const TrackedArea> areas, Address address) {
   const auto found = std::partition_point(areas.begin(), areas.end(), [&](const TrackedArea& area) {
     return area.range.end <= address;

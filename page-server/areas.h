@@ -20,6 +20,13 @@ void forget_lost_pages(std::span<const TrackedArea> areas, PageBitmap& pages);
 // Those of the pages that are in areas of private anonymous memory.
 PageBitmap in_anonymous_areas(const PageBitmap& pages, std::span<const TrackedArea> areas);
 
+// Throws Error unless it is whole pages.
+PageRange range_of(const proto::PageSpan& span);
+
+// What is a hole of its object is sent as zeros; what was written since is found as written, and
+// goes after it.
+void find_removed(const proto::SendRound& order, const PageBitmap& sent, ScanFindings& findings);
+
 // The area that holds `address`, or null.
 const TrackedArea* find_area(std::span<const TrackedArea> areas, Address address);
 

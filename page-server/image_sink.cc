@@ -47,11 +47,6 @@ void ImageSink::push(std::unique_ptr<PageFrame> frame) {
   kept_.pop_front();
 }
 
-void ImageSink::write_kept() {
-  keeps_ = false;
-  for (; !kept_.empty(); kept_.pop_front()) write(*kept_.front());
-}
-
 void ImageSink::write(const PageFrame& frame) {
   pieces_.clear();
   frame.for_each_run([this](const PageFrame::Run& run) {
@@ -68,17 +63,15 @@ void ImageSink::forget_lost(std::uint32_t space, std::span<const TrackedArea> ar
   writer_->keep_only(space, kept);
 }
 
-proto::PageReport ImageSink::finish() {
+void ImageSink::finish(proto::ImageWritten& told) {
+  for (; !kept_.empty(); kept_.pop_front()) write(*kept_.front());
   const PagesWritten written =
       in_context([&] { return writer_->finish(index_.get()); }, "writing the image");
   sync(pages_.get(), "pages");
   sync(index_.get(), "index");
-  proto::PageReport report;
-  proto::ImageWritten& told = *report.mutable_image_written();
   told.set_bytes(written.pages_bytes);
   told.set_data_pages(written.data_pages);
   told.set_base_pages(written.base_pages);
-  return report;
 }
 
 }  // namespace godwit

@@ -25,15 +25,14 @@ class ImageSink final : public FrameSink {
   // Throws Error with the errno of a write that failed.
   void push(std::unique_ptr<PageFrame> frame) override;
 
-  // From now on frames are kept in memory, up to a limit, until write_kept(): the process stands
-  // still, and is not to wait for compression or a disk.
+  // From now on frames are kept in memory, up to a limit, until finish(): the process stands still,
+  // or is about to write what is not saved yet, and is not to wait for compression or a disk.
   void keep() { keeps_ = true; }
-  void write_kept();
 
   // Pages outside of all areas, and inside fresh ones, are not the process's any more.
   void forget_lost(std::uint32_t space, std::span<const TrackedArea> areas);
-  // Writes what is left, and the index; syncs both. No frame may follow.
-  proto::PageReport finish();
+  // Writes what is left, and the index; syncs both, and tells what there is. No frame may follow.
+  void finish(proto::ImageWritten& told);
 
  private:
   void write(const PageFrame& frame);

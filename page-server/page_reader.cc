@@ -142,6 +142,12 @@ void PageReader::add_zero(const PageRange& range) {
   });
 }
 
+void PageReader::add_copy(Address page, const std::byte* content) {
+  const std::span<std::byte> room = frame().data_room().first(kPageSize);
+  std::memcpy(room.data(), content, kPageSize);
+  take(page, room, AreaKind::kAnonymous);
+}
+
 void PageReader::finish() {
   flush();
   std::unique_ptr<PageFrame> last = sink_.take_free();

@@ -33,6 +33,10 @@ class PageReader {
   // final round. Throws Error with code ESRCH when the address space is gone.
   void add_data(PageRange range, AreaKind kind);
   void add_zero(const PageRange& range);
+  // A page of anonymous memory, as it was read before.
+  void add_copy(Address page, const std::byte* content);
+  // Hands over what is pending, so that the next frame's worth of pages does not wait for the sink.
+  void send_pending() { flush(); }
   // The destination waits for every page: one that is all zeros is told as well.
   void tell_zeros() { tells_zeros_ = true; }
   // Pages of shared memory whose content the destination has already are left out; `contents` has

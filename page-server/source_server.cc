@@ -20,10 +20,13 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/kernel/short_turns.h"
+#include "common/tracking/blocking_tracker.h"
 #include "common/tracking/soft_dirty_tracker.h"
 #include "common/tracking/tracker_probe.h"
 #include "common/tracking/write_protect_tracker.h"
 #include "page-server/areas.h"
+#include "page-server/copy_on_write.h"
+#include "page-server/direct_sink.h"
 #include "page-server/fault_answers.h"
 #include "page-server/frame_queue.h"
 #include "page-server/image_sink.h"
@@ -51,30 +54,8 @@ struct Space {
   PageBitmap named;       // what it was told to drop, since it stays here until after the switch
   PageBitmap recent;      // of those, what was written after it was named
   PageContents contents;  // of shared memory, where the tracker can't tell what was written
+  std::unique_ptr<CopyOnWrite> held;  // of a copy-on-write image
 };
-
-// Sends a frame where it was filled.
-class DirectSink final : public FrameSink {
- public:
-  explicit DirectSink(std::function<void(const PageFrame&)> send)
-      : send_(std::move(send)), free_(std::make_unique<PageFrame>()) {}
-
-  std::unique_ptr<PageFrame> take_free() override { return std::move(free_); }
-  void push(std::unique_ptr<PageFrame> frame) override {
-    send_(*frame);
-    free_ = std::move(frame);
-  }
-
- private:
-  std::function<void(const PageFrame&)> send_;
-  std::unique_ptr<PageFrame> free_;
-};
-
-PageRange range_of(const proto::PageSpan& span) {
-  const auto range = PageRange::make(span.start(), span.end());
-  if (!range) fail("range {:x}-{:x} is not whole pages", span.start(), span.end());
-  return *range;
-}
 
 class SourceServer {
  public:
@@ -95,6 +76,7 @@ class SourceServer {
  private:
   void start(PageServiceLink::Order& order);
   void start_image(PageServiceLink::Order& order);
+  void finish_image();
   void add_space(PageServiceLink::Order& order);
   void set_areas(const proto::SetAreas& order);
   void send_round(const proto::SendRound& order);
@@ -162,8 +144,7 @@ bool SourceServer::carry_out(PageServiceLink::Order& order) {
       start_image(order);
       return true;
     case proto::PageOrder::kFinishImage:
-      if (!image_) fail("no image to finish");
-      link_.send(image_->finish());
+      finish_image();
       return true;
     case proto::PageOrder::kQuit:
       return false;
@@ -205,6 +186,25 @@ void SourceServer::start_image(PageServiceLink::Order& order) {
   link_.send(report);
 }
 
+void SourceServer::finish_image() {
+  if (!image_) fail("no image to finish");
+  proto::PageReport report;
+  proto::ImageWritten& written = *report.mutable_image_written();
+  for (auto& [number, space] : spaces_) {
+    if (!space.held) continue;
+    PageReader reader(space.memory.get(), *image_, space.sent, number, 0, space.generation, false);
+    if (!space.held->save(reader)) written.set_lost(true);
+    reader.finish();
+    written.set_held_pages(space.held->held_pages());
+    written.set_copied_pages(space.held->copied_pages());
+    // Nobody needs to wait for a disk.
+    space.tracker.reset();
+    space.held.reset();
+  }
+  if (!written.lost()) image_->finish(written);
+  link_.send(report);
+}
+
 void SourceServer::add_space(PageServiceLink::Order& order) {
   Space& space = spaces_[order.order.add_space().space()];
   space = Space{};
@@ -214,6 +214,15 @@ void SourceServer::add_space(PageServiceLink::Order& order) {
     space.clear_refs = take_fd(order, 2, "clear_refs");
     space.tracker = std::make_unique<SoftDirtyTracker>(space.pagemap.get(), space.clear_refs.get(),
                                                        kernel_.zeros);
+  } else if (order.fds.size() > 2) {
+    const int number = static_cast<int>(order.order.add_space().space());
+    space.held = std::make_unique<CopyOnWrite>(
+        link_, take_fd(order, 2, "userfaultfd"), space.memory.get(), space.pagemap.get(),
+        [this, number](const std::string& story) {
+          die(link_, fmt::format("write protection of address space {}: {}", number, story));
+        });
+    space.tracker = std::make_unique<BlockingTracker>(space.pagemap.get(), space.held->uffd(),
+                                                      kernel_.absent_is_written);
   } else {
     space.tracker =
         std::make_unique<WriteProtectTracker>(space.pagemap.get(), kernel_.absent_is_written);
@@ -238,28 +247,11 @@ void SourceServer::set_areas(const proto::SetAreas& order) {
   if (image_) image_->forget_lost(order.space(), space.areas);
 }
 
-// What is a hole of its object is sent as zeros; what was written since is found as written, and
-// goes after it.
-void find_removed(const proto::SendRound& order, const PageBitmap& sent, ScanFindings& findings) {
-  const auto add_sent_of = [&](const proto::PageSpan& span, PageBitmap& pages) {
-    sent.for_each_run(range_of(span), [&](const PageRange& run) { pages.set(run); });
-  };
-  PageBitmap gone;
-  for (const proto::PageSpan& span : order.looked_at()) add_sent_of(span, gone);
-  for (const proto::PageSpan& span : order.existing()) gone.clear(range_of(span));
-  PageBitmap distrusted;
-  for (const proto::PageSpan& span : order.distrusted()) add_sent_of(span, distrusted);
-  gone.for_each_run([&](const PageRange& run) {
-    findings.zero.set(run);
-    distrusted.clear(run);
-  });
-  distrusted.for_each_run([&](const PageRange& run) { findings.data.set(run); });
-}
-
 ScanFindings SourceServer::scan(Space& space, const proto::SendRound& order) {
   ScanFindings findings;
   const ScanMode mode = order.final() ? ScanMode::kFinal : ScanMode::kRunning;
   if (!space.areas.empty()) require_alive(space.memory.get(), space.areas.front().range.start);
+  if (space.held) space.held->settle();
   space.tracker->scan(space.areas, mode, space.sent, findings);
   for (const proto::PageSpan& span : order.extra()) findings.data.set(range_of(span));
   for (const proto::PageSpan& span : order.existing()) {
@@ -357,6 +349,7 @@ void SourceServer::send_round(const proto::SendRound& order) {
       });
     }
   }
+  if (order.copy_on_write() && space.held) space.held->hold(space.areas, findings.data);
   if (image_ && order.final()) image_->keep();
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
@@ -371,7 +364,6 @@ void SourceServer::send_round(const proto::SendRound& order) {
   statistics.bytes += named_bytes;
   report_sent(order.round(), statistics, missing_pages, start_ns);
   if (order.final()) report_scan(order, findings, scan_ns);
-  if (image_ && order.final()) image_->write_kept();
 }
 
 void SourceServer::report_sent(std::uint32_t round, const RoundStatistics& statistics,

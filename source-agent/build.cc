@@ -35,7 +35,9 @@ void start_page_server(Migration& migration) {
   if (migration.memory->kind() == TrackerKind::kSoftDirty) {
     descriptors.push_back(migration.memory->clear_refs_fd());
   }
+  if (migration.copy_on_write) descriptors.push_back(migration.memory->writers_fd().get());
   migration.pages->link().send(space, descriptors);
+  if (migration.copy_on_write) migration.memory->hand_over_writers(migration.pages->pid());
 }
 
 // Page faults must not wait behind other pages.
@@ -76,7 +78,8 @@ void build(Migration& migration) {
   migration.task->stop();
   proto::Process process = migration.capture->describe(*migration.task);
   leave_out_registers(process);
-  migration.memory.emplace(*migration.task, migration.tracker);
+  migration.memory.emplace(*migration.task, migration.tracker, migration.copy_on_write);
+  migration.copy_on_write = migration.memory->writers_fd().valid();
   migration.shared_objects.emplace(pid);
   migration.memory->update(migration.capture->mappings().described());
   migration.memory->mark_described();

@@ -71,6 +71,15 @@ void finish_image_pages(Migration& migration) {
   order.mutable_finish_image();
   migration.pages->link().send(order);
   while (!migration.image_written) take_event(migration, deadline_ns);
+  const proto::ImageWritten& written = *migration.image_written;
+  if (written.lost()) {
+    throw Error("memory was given back before it was saved: the image would be of no one instant",
+                EAGAIN, "try again");
+  }
+  if (migration.copy_on_write) {
+    log_info("saved while it ran pages={} of these before a write pages={}", written.held_pages(),
+             written.copied_pages());
+  }
   migration.recorder->note_pages(migration.image_written->data_pages(),
                                  migration.image_written->base_pages());
 }

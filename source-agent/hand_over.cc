@@ -170,6 +170,7 @@ void order_last_pages(Migration& migration) {
   proto::PageOrder order = next_round(migration);
   proto::SendRound& round = *order.mutable_send_round();
   round.set_final(true);
+  round.set_copy_on_write(migration.copy_on_write);
   if (migration.lazy) {
     round.set_lazy(true);
     // Without a round before nothing is known of writes.

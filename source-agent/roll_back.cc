@@ -79,6 +79,8 @@ void say_abort(Migration& migration) {
 }  // namespace
 
 void let_source_run(Migration& migration) noexcept {
+  if (!migration.task)
+    return;  // it has gone on already, with all that it has, or was not begun with
   // The task first: everything else can wait.
   attempt("thawing", [&] {
     if (migration.group) migration.group->thaw();

@@ -12,6 +12,7 @@ namespace {
 
 // Of a program whose files and threads come and go.
 constexpr int kTriesMax = 5;
+constexpr int kPlainTries = 2;  // of these
 
 Event event_of(const Error& error) {
   if (dynamic_cast<const Cancelled*>(&error) != nullptr) return Event::kCancelled;
@@ -77,8 +78,11 @@ void finish(Migration& migration) try { complete(migration); } catch (const Erro
 
 // Nothing: to be tried again.
 std::optional<MigrationReport> try_migration(const MigrateOptions& options, Progress& progress,
-                                             bool last) {
+                                             int tries_left) {
   Migration migration(options, progress);
+  // A program that gives memory back all the time may spoil each instant that is held of it; then
+  // what is left is copied while it stands still.
+  migration.copy_on_write = options.leave_running && tries_left > kPlainTries;
   if (!options.image.empty()) migration.report.command = "checkpoint";
   try {
     progress.enter(migration.machine.state());
@@ -94,7 +98,7 @@ std::optional<MigrationReport> try_migration(const MigrateOptions& options, Prog
   }
   const State state = migration.machine.state();
   if (state == State::kCompleted || state == State::kPostCopy) finish(migration);
-  if (!last && is_worth_another_try(migration)) return std::nullopt;
+  if (tries_left > 0 && is_worth_another_try(migration)) return std::nullopt;
   finish_report(migration);
   return std::move(migration.report);
 }
@@ -103,7 +107,7 @@ std::optional<MigrationReport> try_migration(const MigrateOptions& options, Prog
 
 MigrationReport run_migration(const MigrateOptions& options, Progress& progress) {
   for (int tries_left = kTriesMax - 1;; --tries_left) {
-    auto report = try_migration(options, progress, tries_left == 0);
+    auto report = try_migration(options, progress, tries_left);
     if (report) return std::move(*report);
   }
 }

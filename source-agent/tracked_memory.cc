@@ -5,18 +5,21 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "common/base/error.h"
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
+#include "common/kernel/pidfd.h"
 #include "common/kernel/proc_maps.h"
 #include "common/model/layout_diff.h"
 #include "common/model/page_areas.h"
+#include "common/tracking/blocking_tracker.h"
 #include "common/tracking/write_protect_arm.h"
+#include "source-agent/task_userfaultfd.h"
 
 namespace godwit {
-
-TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind)
+TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind, bool holds_writers)
     : task_(task),
       kind_(kind),
       layout_(std::make_shared<const proto::Mappings>()),
@@ -27,17 +30,16 @@ TrackedMemory::TrackedMemory(RemoteTask& task, TrackerKind kind)
     clear_refs_ = open_file(directory + "/clear_refs", O_WRONLY);
     return;
   }
-  SyscallBatch make;
-  // The process may be an ordinary user's, who is allowed no other kind. Asynchronous write
-  // protection never hands a fault to user space, so that faults in the kernel are no exception.
-  const RowResult fd =
-      make.add(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY}, "userfaultfd");
-  const auto number = task.run(make)[fd];
-  userfaultfd_ = task.copy_fd(static_cast<int>(number));
-  SyscallBatch close;
-  close.add(SYS_close, {number}, "userfaultfd");
-  task.run(close);
+  userfaultfd_ = make_tracking_userfaultfd(task);
   enable_write_protect_tracking(userfaultfd_.get());
+  if (!holds_writers) return;
+  writers_ = try_make_blocking_userfaultfd(task);
+  if (!writers_.valid()) log_info("the kernel lets no userfaultfd hold up writers");
+}
+
+void TrackedMemory::hand_over_writers(pid_t page_server) {
+  page_server_ = page_server;
+  writers_.reset();
 }
 
 bool TrackedMemory::update(std::shared_ptr<const proto::Mappings> layout, bool last) {
@@ -81,34 +83,63 @@ void TrackedMemory::mark_scanned() {
   areas_ = page_areas(*layout_, fresh_);
 }
 
-void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
-  if (kind_ == TrackerKind::kSoftDirty || ranges.empty()) return;
-  forget_old_protection(userfaultfd_.get(), pagemap_.get(), register_whole(ranges));
-}
-
 // Registering splits a mapping where the range ends inside of it, and a program can tell: mremap
 // refuses a range of two mappings. What was described while the task ran may be out of date, so
 // whole mappings are registered, as they are while it stands still.
-std::vector<PageRange> TrackedMemory::register_whole(const std::vector<PageRange>& ranges) {
-  const bool stops = !task_.stopped();
-  if (stops) task_.stop();
-  const ScopeExit go_on([&] {
-    if (stops) task_.resume();
-  });
-  std::vector<PageRange> whole;
+void TrackedMemory::arm(const std::vector<PageRange>& ranges) {
+  if (kind_ == TrackerKind::kSoftDirty || ranges.empty()) return;
+  Mapped mapped;
+  const UniqueFd borrowed = borrow_writers_fd();
+  const int writers = borrowed.valid() ? borrowed.get() : writers_.get();
+  {
+    const bool stops = !task_.stopped();
+    if (stops) task_.stop();
+    const ScopeExit go_on([&] {
+      if (stops) task_.resume();
+    });
+    mapped = find_mappings(ranges);
+    // Shared file mappings and the vDSO are refused by the kernel, and nothing of them is sent.
+    std::vector<UnarmedRange> unarmed = arm_write_protect(userfaultfd_.get(), mapped.others);
+    if (writers >= 0) {
+      for (const UnarmedRange& each : arm_write_protect(writers, mapped.anonymous)) {
+        unarmed.push_back(each);
+      }
+    }
+    for (const UnarmedRange& each : unarmed) {
+      log_debug("not tracked area={:x}-{:x} {}", each.range.start, each.range.end,
+                errno_text(each.code));
+    }
+  }
+  forget_old_protection(userfaultfd_.get(), pagemap_.get(), mapped.others);
+  if (writers >= 0) forget_old_protection(writers, pagemap_.get(), mapped.anonymous, true);
+}
+
+TrackedMemory::Mapped TrackedMemory::find_mappings(const std::vector<PageRange>& ranges) {
+  Mapped mapped;
+  const bool apart = writers_.valid() || page_server_ != 0;
   auto range = ranges.begin();  // in address order, as the lines are
   const std::string path = fmt::format("/proc/{}/maps", task_.host_pid());
   visit_maps(read_file(path), path, [&](const MapsLine& line) {
     while (range != ranges.end() && range->end <= line.range.start) ++range;
     const bool wanted = range != ranges.end() && range->overlaps(line.range);
-    if (wanted && !task_.is_scratch(line.range)) whole.push_back(line.range);
+    if (!wanted || task_.is_scratch(line.range)) return;
+    const bool anonymous = apart && !line.shared && line.inode == 0;
+    (anonymous ? mapped.anonymous : mapped.others).push_back(line.range);
   });
-  // Shared file mappings and the vDSO are refused by the kernel, and nothing of them is sent.
-  for (const UnarmedRange& unarmed : arm_write_protect(userfaultfd_.get(), whole)) {
-    log_debug("not tracked area={:x}-{:x} {}", unarmed.range.start, unarmed.range.end,
-              errno_text(unarmed.code));
+  return mapped;
+}
+
+// By what it is called among the page server's, which has one of them.
+UniqueFd TrackedMemory::borrow_writers_fd() const {
+  if (page_server_ == 0) return {};
+  const std::filesystem::path folder = fmt::format("/proc/{}/fd", page_server_);
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    std::error_code gone;
+    const auto what = std::filesystem::read_symlink(entry.path(), gone);
+    if (gone || what != "anon_inode:[userfaultfd]") continue;
+    return copy_fd_of(open_pidfd(page_server_), std::stoi(entry.path().filename().string()));
   }
-  return whole;
+  throw Error("the page server has no userfaultfd any more", ESRCH);
 }
 
 void TrackedMemory::track_again(std::vector<PageRange> ranges) {

@@ -20,8 +20,15 @@ namespace godwit {
 
 class TrackedMemory {
  public:
-  // The task must be stopped.
-  TrackedMemory(RemoteTask& task, TrackerKind kind);
+  // The task must be stopped. `holds_writers`: private anonymous memory is tracked in a way that
+  // lets it be saved while the task runs (BlockingTracker), where the kernel can.
+  TrackedMemory(RemoteTask& task, TrackerKind kind, bool holds_writers = false);
+
+  // The page server that has the descriptor of that memory from now on, the only one there is: if
+  // it dies nobody waits for it.
+  void hand_over_writers(pid_t page_server);
+  // Before that; invalid: everything is tracked in the one way.
+  const UniqueFd& writers_fd() const { return writers_; }
 
   // Takes a new layout: registers what is new, works out what must be sent whole. Returns true when
   // the areas differ from those of the last description. A running task is stopped for a moment
@@ -50,12 +57,19 @@ class TrackedMemory {
 
  private:
   void arm(const std::vector<PageRange>& ranges);
-  // The mappings that these ranges are part of; what was registered.
-  std::vector<PageRange> register_whole(const std::vector<PageRange>& ranges);
+  // The mappings that these ranges are part of, as they are while the task stands still.
+  struct Mapped {
+    std::vector<PageRange> anonymous;
+    std::vector<PageRange> others;
+  };
+  Mapped find_mappings(const std::vector<PageRange>& ranges);
+  UniqueFd borrow_writers_fd() const;
 
   RemoteTask& task_;
   TrackerKind kind_;
   UniqueFd userfaultfd_;
+  UniqueFd writers_;  // of anonymous memory, until a page server has it
+  pid_t page_server_ = 0;
   UniqueFd pagemap_;
   UniqueFd clear_refs_;  // soft-dirty only
   std::shared_ptr<const proto::Mappings> layout_;

@@ -20,6 +20,13 @@ CopyOutcome outcome_of(std::int64_t done, int code) {
   return {0, done < 0 ? static_cast<int>(-done) : code};
 }
 
+int write_protect(int uffd, const PageRange& range, std::uint64_t mode) {
+  uffdio_writeprotect request{};
+  request.range = {range.start, range.bytes()};
+  request.mode = mode;
+  return ioctl(uffd, UFFDIO_WRITEPROTECT, &request) == 0 ? 0 : errno;
+}
+
 }  // namespace
 
 UniqueFd make_userfaultfd() {
@@ -60,10 +67,12 @@ int try_userfaultfd_unregister(int uffd, const PageRange& range) {
   return ioctl(uffd, UFFDIO_UNREGISTER, &request) == 0 ? 0 : errno;
 }
 
+int try_userfaultfd_protect(int uffd, const PageRange& range) {
+  return write_protect(uffd, range, UFFDIO_WRITEPROTECT_MODE_WP);
+}
+
 int try_userfaultfd_unprotect(int uffd, const PageRange& range) {
-  uffdio_writeprotect request{};
-  request.range = {range.start, range.bytes()};
-  return ioctl(uffd, UFFDIO_WRITEPROTECT, &request) == 0 ? 0 : errno;
+  return write_protect(uffd, range, 0);
 }
 
 CopyOutcome userfaultfd_copy(int uffd, Address to, const std::byte* from, std::uint64_t bytes) {

@@ -39,7 +39,10 @@ int try_userfaultfd_register(int uffd, const PageRange& range, std::uint64_t mod
 void userfaultfd_register(int uffd, const PageRange& range, std::uint64_t mode);
 int try_userfaultfd_unregister(int uffd, const PageRange& range);
 
-// UFFDIO_WRITEPROTECT without its mode bit: the pages count as written. 0 or the errno.
+// UFFDIO_WRITEPROTECT, for pages that are there. 0 or the errno: ENOENT: some of it is not
+// registered; EAGAIN: a change of the layout waits for being read.
+int try_userfaultfd_protect(int uffd, const PageRange& range);
+// The same without its mode bit: the pages count as written, and whoever waits goes on.
 int try_userfaultfd_unprotect(int uffd, const PageRange& range);
 
 // UFFDIO_COPY of missing pages. `bytes` were copied, then `code` (0: all of it) stopped it: EEXIST:

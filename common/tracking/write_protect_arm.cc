@@ -1,5 +1,7 @@
 #include "common/tracking/write_protect_arm.h"
 
+#include <sched.h>
+
 #include <array>
 #include <cerrno>
 
@@ -22,17 +24,20 @@ std::vector<UnarmedRange> arm_write_protect(int uffd, std::span<const PageRange>
   return unarmed;
 }
 
-void forget_old_protection(int uffd, int pagemap_fd, std::span<const PageRange> ranges) {
+void forget_old_protection(int uffd, int pagemap_fd, std::span<const PageRange> ranges,
+                           bool blocking) {
   pagemap::Query query;
   query.inverted = pagemap::kWritten;
-  query.all = pagemap::kWritten | pagemap::kWriteProtectable;
+  query.all = pagemap::kWritten;
+  if (!blocking) query.all |= pagemap::kWriteProtectable;
   query.any = pagemap::kPresent | pagemap::kSwapped;
   query.reported = pagemap::kPresent;
   std::array<pagemap::Region, 256> buffer;
   for (const PageRange& range : ranges) {
     pagemap::scan(pagemap_fd, range, query, buffer, [&](const pagemap::Region& region) {
       const PageRange old{region.start, region.end};
-      const int code = try_userfaultfd_unprotect(uffd, old);
+      int code = 0;
+      while ((code = try_userfaultfd_unprotect(uffd, old)) == EAGAIN) sched_yield();
       // ENOENT: unmapped or moved meanwhile, and so without registration, which the next scan
       // tells.
       if (code != 0 && code != ENOENT) {

@@ -55,8 +55,11 @@ void add_suspect(const Range& found, std::vector<PageRange>& suspects) {
 
 }  // namespace
 
-WriteProtectTracker::WriteProtectTracker(int pagemap_fd, bool absent_is_written)
-    : pagemap_fd_(pagemap_fd), absent_is_written_(absent_is_written) {
+WriteProtectTracker::WriteProtectTracker(int pagemap_fd, bool absent_is_written,
+                                         bool blocks_anonymous)
+    : pagemap_fd_(pagemap_fd),
+      absent_is_written_(absent_is_written),
+      blocks_anonymous_(blocks_anonymous) {
   pagemap::has_scan(pagemap_fd_, &guards_);
 }
 
@@ -171,6 +174,8 @@ std::vector<PageRange> WriteProtectTracker::find_suspects(const Span& span) {
 }
 
 std::vector<PageRange> WriteProtectTracker::find_untracked(const Span& span) {
+  // The kernel only tells of asynchronous protection.
+  if (blocks_anonymous_ && span.areas.front().kind == AreaKind::kAnonymous) return {};
   pagemap::Query query;
   query.inverted = query.all = query.reported = pagemap::kWriteProtectable;
   std::vector<PageRange> found;

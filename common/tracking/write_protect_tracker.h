@@ -23,7 +23,8 @@ class WriteProtectTracker final : public DirtyTracker {
  public:
   // Borrows the descriptor (/proc/PID/pagemap, O_RDWR) for its lifetime. `absent_is_written`: what
   // probe_absent_is_written() says of this kernel.
-  WriteProtectTracker(int pagemap_fd, bool absent_is_written);
+  // `blocks_anonymous`: private anonymous memory is BlockingTracker's, which protects it itself.
+  WriteProtectTracker(int pagemap_fd, bool absent_is_written, bool blocks_anonymous = false);
 
   bool needs_stop_to_scan() const override { return false; }
   void scan(std::span<const TrackedArea> areas, ScanMode mode, const PageBitmap& sent,
@@ -63,6 +64,7 @@ class WriteProtectTracker final : public DirtyTracker {
 
   int pagemap_fd_;
   bool absent_is_written_;
+  bool blocks_anonymous_;
   bool guards_ = false;
   std::array<pagemap::Region, 1024> buffer_{};
   std::unique_ptr<SharedWalk> helpers_;
