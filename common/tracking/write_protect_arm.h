@@ -25,8 +25,8 @@ std::vector<UnarmedRange> arm_write_protect(int uffd, std::span<const PageRange>
 // To be called after arm_write_protect() and before the next scan. A mapping can lose its
 // registration and keep protected pages (see docs/kernel-notes.md); these are written to without
 // losing the protection. Once it is registered again they would never be told any more, so they
-// are made to count as written. Costs a walk over the page tables; the task may run. `blocking`: the
-// descriptor is of the kind that BlockingTracker needs.
+// are made to count as written. Costs a walk over the page tables; the task may run. `blocking`:
+// the descriptor is of the kind that BlockingTracker needs.
 void forget_old_protection(int uffd, int pagemap_fd, std::span<const PageRange> ranges,
                            bool blocking = false);
 
