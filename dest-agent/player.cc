@@ -1,10 +1,9 @@
 #include "dest-agent/player.h"
 
-#include <netinet/tcp.h>
-
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/printable.h"
+#include "common/model/ended_connections.h"
 #include "common/model/first_pages.h"
 #include "common/model/page_areas.h"
 #include "common/model/snapshot.h"
@@ -12,20 +11,6 @@
 #include "common/wire/channel.h"
 
 namespace godwit {
-namespace {
-
-bool is_stream(const proto::TcpSocket& socket) { return socket.has_stream(); }
-
-}  // namespace
-
-void end_connection(proto::TcpSocket& socket) {
-  proto::DeadConnection& dead = *socket.mutable_dead();
-  dead.set_unread(socket.stream().receive().bytes());
-  dead.set_error(true);
-  socket.clear_stream();
-  socket.set_state(TCP_CLOSE);
-}
-
 Player::Player(const Image& image, const std::string& migration_id, const Choices& choices)
     : name_(fmt::format("image {}", image.path())),
       state_(image.read_state()),
@@ -37,13 +22,7 @@ Player::Player(const Image& image, const std::string& migration_id, const Choice
   }
   proto::Process& process = *state_.mutable_snapshot()->mutable_processes(0);
   in_context([&] { check_threads(process.threads()); }, "{}/{}", image.path(), kStateFile);
-  if (choices.tcp == TcpChoice::kClose) {
-    for (proto::OpenFile& file : *process.mutable_fd_table()->mutable_files()) {
-      if (file.has_tcp_socket() && is_stream(file.tcp_socket())) {
-        end_connection(*file.mutable_tcp_socket());
-      }
-    }
-  }
+  if (choices.tcp == TcpChoice::kClose) end_connections(*process.mutable_fd_table());
   state_.mutable_snapshot()->set_generation(kGeneration);
   hello_.set_version(kProtocolVersion);
   hello_.set_migration_id(migration_id);

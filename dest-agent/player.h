@@ -93,8 +93,4 @@ class Player final : public Transport {
   Hooks hooks_;
 };
 
-// Makes of a connection what its program sees when the peer is gone: what had come can be read,
-// then there is an error.
-void end_connection(proto::TcpSocket& socket);
-
 }  // namespace godwit

@@ -21,17 +21,5 @@ TEST_F(PlayerTest, PlaysNoStateThatNoProcessCanBeMadeFrom) {
   }
 }
 
-TEST(EndConnection, LeavesWhatHadComeAndAnError) {
-  proto::TcpSocket socket;
-  socket.set_state(TCP_ESTABLISHED);
-  socket.mutable_stream()->mutable_receive()->set_bytes("not read yet");
-  socket.mutable_stream()->mutable_send()->set_bytes("never acknowledged");
-  end_connection(socket);
-  EXPECT_EQ(socket.state(), TCP_CLOSE);
-  EXPECT_FALSE(socket.has_stream());
-  EXPECT_EQ(socket.dead().unread(), "not read yet");
-  EXPECT_TRUE(socket.dead().error());
-}
-
 }  // namespace
 }  // namespace godwit

@@ -95,7 +95,7 @@ void finish_image_while_running(Migration& migration) {
   enter_next(migration, Event::kSourceReleased);
   finish_image_pages(migration);
   migration.control->send_body(proto::Commit{});
-  migration.machine.apply(Event::kImageComplete);
+  migration.machine.apply(Event::kCopyComplete);
 }
 
 void complete_while_running(Migration& migration) noexcept {

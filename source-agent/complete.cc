@@ -11,6 +11,7 @@
 #include "common/model/workload.h"
 #include "source-agent/checkpoint.h"
 #include "source-agent/migration.h"
+#include "source-agent/remote_copy.h"
 
 namespace godwit {
 namespace {
@@ -107,6 +108,10 @@ void attempt(const char* what, Duty duty) noexcept {
 }  // namespace
 
 void complete(Migration& migration) {
+  if (makes_copy(migration)) {
+    attempt("last round", [&] { report_last_round(migration); });
+    attempt("saying so", [&] { say_finish(migration); });
+  }
   if (migration.options.leave_running) return complete_while_running(migration);
   attempt("addresses", [&] { migration.network->after_commit(*migration.control); });
   attempt("corrections", [&] { send_corrections(migration); });

@@ -10,6 +10,7 @@
 #include "common/kernel/cgroup_fs.h"
 #include "common/kernel/proc_fdinfo.h"
 #include "common/kernel/proc_status.h"
+#include "common/model/ended_connections.h"
 #include "common/model/host_features.h"
 #include "common/model/report_text.h"
 #include "common/model/snapshot.h"
@@ -17,6 +18,7 @@
 #include "source-agent/destination.h"
 #include "source-agent/migration.h"
 #include "source-agent/preflight.h"
+#include "source-agent/remote_copy.h"
 #include "source-agent/session.h"
 #include "source-agent/workloads.h"
 
@@ -37,7 +39,7 @@ proto::Hello make_hello(const Migration& migration, bool check_only) {
   hello.set_migration_id(migration.id);
   hello.set_check_only(check_only);
   hello.set_pids(migration.options.pids);
-  hello.set_addresses(migration.options.addresses);
+  hello.set_addresses(makes_copy(migration) ? "alone" : migration.options.addresses);
   hello.set_verify(migration.options.verify);
   hello.set_ignore_processor(migration.options.cpu == "ignore");
   *hello.mutable_source() = read_host_features();
@@ -191,11 +193,12 @@ void preflight_there(Migration& migration) {
   process = migration.capture->describe_outside(refuses(findings) ? Unmovable::kLeaveOut
                                                                   : Unmovable::kRefuse);
   request.set_resident_bytes(migration.report.resident_bytes);
-  if (migration.options.registered) {
+  if (migration.options.registered && !migration.options.leave_running) {
     *request.mutable_workload() = travelling_workload(migration.options);
   }
   migration.network.emplace(migration.id, migration.options.addresses, migration.control->fd());
   migration.network->preflight(migration.options.pid, process.fd_table(), request, findings);
+  if (makes_copy(migration)) end_connections(*process.mutable_fd_table());
   request.set_realtime_ns(clock_ns(CLOCK_REALTIME));
   const proto::Envelope envelope = ask(migration, proto::Envelope::kPreflightAnswer, request);
   Findings there;

@@ -17,6 +17,7 @@
 #include "common/network/socket_address.h"
 #include "source-agent/checkpoint.h"
 #include "source-agent/migration.h"
+#include "source-agent/remote_copy.h"
 
 namespace godwit {
 namespace {
@@ -99,13 +100,18 @@ void expect_stop(Migration& migration) {
   if (!describes_whole(migration)) migration.capture->fd_table().expect_stop();
 }
 
+// They are kept for the way back, too. A copy gets none.
+void send_streams(Migration& migration, proto::Streams& streams) {
+  proto::Envelope& message = migration.stream_messages.emplace_back();
+  message.mutable_streams()->Swap(&streams);
+  if (!makes_copy(migration)) migration.control->send(message);
+}
+
 // The destination makes connections that stand still before the blackout.
 void send_streams_ahead(Migration& migration) {
   proto::Streams streams = migration.capture->look_at_streams(*migration.task);
   if (streams.files_size() == 0) return;
-  proto::Envelope& message = migration.stream_messages.emplace_back();
-  message.mutable_streams()->Swap(&streams);
-  migration.control->send(message);
+  send_streams(migration, streams);
 }
 
 // New connections are held back and those underway are let through to the program, so that none is
@@ -202,11 +208,8 @@ proto::Mappings describe_layout(Migration& migration) {
 
 // The destination makes them while the rest is described.
 void send_streams(Migration& migration) {
-  migration.capture->fd_table().describe_streams([&](proto::Streams& streams) {
-    proto::Envelope& message = migration.stream_messages.emplace_back();
-    message.mutable_streams()->Swap(&streams);
-    migration.control->send(message);
-  });
+  migration.capture->fd_table().describe_streams(
+      [&](proto::Streams& streams) { send_streams(migration, streams); });
 }
 
 // Between two tries: what was written since the last round need not travel in the blackout either,
@@ -349,12 +352,14 @@ void hand_over(Migration& migration) {
   const std::int64_t began_ns = stop_for_good(migration, clock);
   describe_final(migration, clock);
   migration.machine.apply(Event::kTasksFrozen);
-  migration.control->send(migration.final_message);
+  migration.control->send(makes_copy(migration) ? final_of_copy(migration)
+                                                : migration.final_message);
   migration.machine.apply(Event::kFinalSent);
   clock.mark("send");
   // The destination is at work now: the time to look again at what was taken for unchanged.
   migration.capture->confirm(*migration.task);
-  const proto::Corrections corrections = migration.capture->fd_table().confirm_streams();
+  proto::Corrections corrections = migration.capture->fd_table().confirm_streams();
+  if (makes_copy(migration)) corrections = corrections_of_copy(migration, corrections);
   if (corrections.sockets_size() > 0) migration.control->send_body(corrections);
   await_prepared(migration, clock);
   migration.machine.apply(Event::kDestinationPrepared);
@@ -367,6 +372,7 @@ void hand_over(Migration& migration) {
   }
   migration.report.blackout_ns = clock.last_ns() - began_ns;
   migration.report.frozen_unix_ns = clock_ns(CLOCK_REALTIME) - (monotonic_ns() - began_ns);
+  if (makes_copy(migration)) return finish_copy(migration);
   if (migration.options.leave_running) return finish_image_while_running(migration);
   migration.machine.apply(migration.lazy ? Event::kReleasedEarly : Event::kCommitConfirmed);
   migration.progress.loud();

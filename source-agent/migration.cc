@@ -1,4 +1,5 @@
 #include "source-agent/migration.h"
+#include "source-agent/remote_copy.h"
 
 #include <poll.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/kernel/time_namespace.h"
+#include "common/model/ended_connections.h"
 #include "common/model/snapshot.h"
 #include "common/wire/preface.h"
 
@@ -30,7 +32,7 @@ Migration::Migration(const MigrateOptions& all, Progress& shown)
   record.role = "source";
   record.peer = options.target();
   record.keys_dir = options.keys;
-  if (options.registered) {
+  if (options.registered && !options.leave_running) {
     record.workload = workload_json(*options.registered);
     record.registry = options.registry;
   }
@@ -42,7 +44,7 @@ void Migration::write_journal() {
 }
 
 bool describes_whole(const Migration& migration) {
-  return migration.options.verify || migration.image.has_value();
+  return migration.options.verify || migration.options.leave_running || migration.image;
 }
 
 void enter_next(Migration& migration, Event event) {
@@ -180,8 +182,14 @@ void send_description(Migration& migration, proto::Process& process) {
   snapshot.set_generation(migration.generation);
   proto::Process& sent = *snapshot.add_processes();
   sent.Swap(&process);  // no second one of what can be large
+  proto::FdTable as_it_is;
+  if (makes_copy(migration)) {
+    as_it_is = sent.fd_table();
+    end_connections(*sent.mutable_fd_table());
+  }
   migration.control->send(message);
   process.Swap(&sent);
+  if (makes_copy(migration)) process.mutable_fd_table()->Swap(&as_it_is);
 }
 
 void publish_areas(Migration& migration) {

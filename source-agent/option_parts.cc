@@ -97,6 +97,26 @@ void add_addressing(CLI::App& app, MigrateOptions& options) {
   add_cpu(app, options);
 }
 
+void add_copy(CLI::App& app, MigrateOptions& options) {
+  app.add_flag("--leave-running", options.leave_running,
+               "Make a copy there: the process runs on here, and the copy's connections are over");
+}
+
+void check_copy(const CLI::App& app, MigrateOptions& options) {
+  if (!options.leave_running) return;
+  if (app.count("--mode") > 0 && options.mode != "pre") {
+    throw CLI::ValidationError("--mode",
+                               "a copy runs when all its pages are there: with "
+                               "--leave-running it can only be pre");
+  }
+  if (options.addresses == "move") {
+    throw CLI::ValidationError("--addresses",
+                               "they stay with the process, which runs on here: "
+                               "leave it out, or --leave-running");
+  }
+  options.mode = "pre";
+}
+
 void add_reconnect_timeout(CLI::App& app, MigrateOptions& options) {
   add_parsed(app, "--reconnect-timeout",
              "With pages missing there, try so long to reach the destination again", "TIME",

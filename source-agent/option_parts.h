@@ -48,6 +48,10 @@ void add_max_downtime(CLI::App& app, MigrateOptions& options);
 void add_tracker(CLI::App& app, MigrateOptions& options);
 void add_max_rounds(CLI::App& app, MigrateOptions& options, const char* help);
 void add_addressing(CLI::App& app, MigrateOptions& options);
+// --leave-running.
+void add_copy(CLI::App& app, MigrateOptions& options);
+// After parsing: what can't be had together with it. Throws CLI::ValidationError.
+void check_copy(const CLI::App& app, MigrateOptions& options);
 void add_reconnect_timeout(CLI::App& app, MigrateOptions& options);
 // How a process is moved, wherever it goes. A registration has them, too.
 void add_move_options(CLI::App& app, MigrateOptions& options);

@@ -16,8 +16,9 @@ namespace {
 using Command = MigrateOptions::Command;
 
 constexpr const char* kMigrateFooter =
-    "Example:\n"
-    "  migrate --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha --addresses move\n\n"
+    "Examples:\n"
+    "  migrate --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha --addresses move\n"
+    "  migrate --pid 1234 --to 10.0.0.2:7000 --keys /etc/godwit/alpha --leave-running\n\n"
     "Exit codes: 0 moved, 1 rolled back (the process runs on here), 2 refused before anything was\n"
     "touched (or wrong usage), 3 in doubt (see `migrate recover`).";
 constexpr const char* kCheckFooter =
@@ -59,6 +60,7 @@ void add_target(CLI::App& app, MigrateOptions& options) {
 void add_migrate(CLI::App& app, MigrateOptions& options) {
   add_target(app, options);
   add_move_options(app, options);
+  add_copy(app, options);
   add_workload(app, options);
   add_json(app, options);
   add_state_dir(app, options);
@@ -169,6 +171,7 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   check->footer(kCheckFooter);
   add_target(*check, options);
   add_addressing(*check, options);
+  add_copy(*check, options);
   add_workload(*check, options);
   add_json(*check, options);
   add_state_dir(*check, options);
@@ -188,6 +191,7 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
     check_order(app);
     if (options.command == Command::kMigrate || options.command == Command::kCheck) {
       check_target(options);
+      if (options.command == Command::kMigrate) check_copy(app, options);
       check_workload(options.command == Command::kCheck ? *check : app);
     }
     check_image_command(options);

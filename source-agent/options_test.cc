@@ -36,6 +36,20 @@ std::vector<const char*> with_target(std::vector<const char*> words) {
   return words;
 }
 
+TEST(MigrateCommandLine, CopiesWithAllPages) {
+  const Parsed parsed = parse(with_target({"--leave-running"}));
+  ASSERT_TRUE(parsed.options) << parsed.err;
+  EXPECT_TRUE(parsed.options->leave_running);
+  EXPECT_EQ(parsed.options->mode, "pre");
+  EXPECT_TRUE(parse(with_target({"--leave-running", "--mode", "pre"})).options);
+  for (const char* mode : {"post", "hybrid"}) {
+    const Parsed refused = parse(with_target({"--leave-running", "--mode", mode}));
+    EXPECT_EQ(refused.exit_code, 2);
+    EXPECT_THAT(refused.err, HasSubstr("a copy runs when all its pages are there"));
+  }
+  EXPECT_EQ(parse(with_target({"--leave-running", "--addresses", "move"})).exit_code, 2);
+}
+
 TEST(MigrateCommandLine, HasDefaults) {
   const Parsed parsed = parse(with_target({}));
   ASSERT_TRUE(parsed.options) << parsed.err;

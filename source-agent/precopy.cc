@@ -3,6 +3,7 @@
 #include "common/base/log.h"
 #include "source-agent/convergence.h"
 #include "source-agent/migration.h"
+#include "source-agent/remote_copy.h"
 
 namespace godwit {
 namespace {
@@ -114,9 +115,11 @@ void precopy(Migration& migration) {
     if (switches) return;
     if (gives_up) {
       throw Error(fmt::format("pre-copy does not converge: {}", prediction.reason))
-          .with_hint(
-              "let it run before the rest is there (--mode hybrid), raise --max-downtime or "
-              "--max-bandwidth, or migrate when it writes less");
+          .with_hint(makes_copy(migration)
+                         ? "raise --max-downtime or --max-bandwidth, or make an image of it and "
+                           "restore that there: migrate checkpoint --leave-running"
+                         : "let it run before the rest is there (--mode hybrid), raise "
+                           "--max-downtime or --max-bandwidth, or migrate when it writes less");
     }
   }
 }

@@ -82,7 +82,9 @@ std::optional<MigrationReport> try_migration(const MigrateOptions& options, Prog
   Migration migration(options, progress);
   // A program that gives memory back all the time may spoil each instant that is held of it; then
   // what is left is copied while it stands still.
-  migration.copy_on_write = options.leave_running && tries_left > kPlainTries;
+  migration.copy_on_write =
+      options.leave_running && !options.image.empty() && tries_left > kPlainTries;
+  if (options.leave_running) migration.report.command = "copy";
   if (!options.image.empty()) migration.report.command = "checkpoint";
   try {
     progress.enter(migration.machine.state());

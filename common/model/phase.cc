@@ -48,7 +48,7 @@ constexpr std::array kEvents = std::to_array<Named<Event>>({
     {Event::kFinalSent, "FinalSent"},
     {Event::kDestinationPrepared, "DestinationPrepared"},
     {Event::kSourceReleased, "SourceReleased"},
-    {Event::kImageComplete, "ImageComplete"},
+    {Event::kCopyComplete, "CopyComplete"},
     {Event::kCommitSent, "CommitSent"},
     {Event::kCommitConfirmed, "CommitConfirmed"},
     {Event::kReleasedEarly, "ReleasedEarly"},

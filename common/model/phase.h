@@ -50,7 +50,7 @@ enum class Event : std::uint8_t {
   kFinalSent,
   kDestinationPrepared,
   kSourceReleased,
-  kImageComplete,
+  kCopyComplete,
   kCommitSent,
   kCommitConfirmed,
   kReleasedEarly,

@@ -53,8 +53,9 @@ constexpr std::array kTable = std::to_array<Transition>({
     {kPrepared, kCancelled, kRollingBack, kThawSource},
     {kPrepared, kPeerGone, kRollingBack, kThawSource},
 
-    // A checkpoint that leaves the source running: it runs, its image is being written.
-    {kRecording, kImageComplete, kCompleted, kReport},
+    // A copy that leaves the source running: it runs, its image is being written, or the copy
+    // elsewhere is released.
+    {kRecording, kCopyComplete, kCompleted, kReport},
     {kRecording, kFailed, kRollingBack, kThawSource},
     {kRecording, kCancelled, kRollingBack, kThawSource},
     {kRecording, kPeerGone, kRollingBack, kThawSource},

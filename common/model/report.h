@@ -57,7 +57,7 @@ struct ErrorReport {
 };
 
 struct MigrationReport {
-  std::string command = "migrate";  // migrate, check
+  std::string command = "migrate";  // migrate, copy, check, checkpoint, restore
   State state = State::kConnecting;
   std::string migration_id;
   std::string destination;  // as given with --to

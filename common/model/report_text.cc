@@ -108,6 +108,15 @@ std::string blackout_text(const MigrationReport& report) {
 
 }  // namespace
 
+namespace {
+
+const char* deed_of(const MigrationReport& report) {
+  if (report.command == "checkpoint") return "be saved to";
+  return report.command == "copy" ? "be copied to" : "move to";
+}
+
+}  // namespace
+
 std::string outcome_line(const MigrationReport& report) {
   const std::string after = duration_text(report.total_ns);
   switch (report.state) {
@@ -119,6 +128,10 @@ std::string outcome_line(const MigrationReport& report) {
       if (report.command == "checkpoint") {
         return fmt::format("saved: pid {} is in {}, in {}", report.pid_source, report.destination,
                            after);
+      }
+      if (report.command == "copy") {
+        return fmt::format("copied: pid {} runs on here, its copy is pid {} at {}, in {}",
+                           report.pid_source, report.pid_destination, report.destination, after);
       }
       return fmt::format("moved: pid {} here is pid {} at {}, in {}", report.pid_source,
                          report.pid_destination, report.destination, after);
@@ -132,8 +145,7 @@ std::string outcome_line(const MigrationReport& report) {
       if (report.command == "restore") return "refused, nothing was made: " + report.destination;
       const std::size_t count = count_refusals(report.findings);
       return fmt::format("refused, nothing was touched: pid {} can't {} {}{}", report.pid_source,
-                         report.command == "checkpoint" ? "be saved to" : "move to",
-                         report.destination,
+                         deed_of(report), report.destination,
                          count > 1 ? fmt::format(" for {} reasons", count) : "");
     }
     case State::kPostCopy:

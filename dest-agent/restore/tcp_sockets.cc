@@ -15,6 +15,7 @@
 #include "common/base/log.h"
 #include "common/kernel/socket_options.h"
 #include "common/kernel/tcp_repair.h"
+#include "common/network/addresses.h"
 #include "common/network/ip_packet.h"
 #include "common/network/socket_address.h"
 
@@ -238,9 +239,25 @@ SocketAddress stand_in_peer(const SocketAddress& local, std::uint64_t inode, int
   return {local.ip(), port == local.port() ? std::uint16_t{1023} : port};
 }
 
+// What the socket of a connection that is over is bound to: its end is told to it by a packet,
+// which comes only to an address that is here.
+SocketAddress local_of_dead(const proto::TcpSocket& socket) {
+  const SocketAddress local = address(socket.local_address(), "local");
+  if (!socket.dead().alone() || has_address(local.ip().unmapped())) return local;
+  const bool mapped = local.ip().unmapped() != local.ip();
+  const char* loopback = mapped ? "::ffff:127.0.0.1" : "::1";
+  return {*IpAddress::from_text(socket.family() == AF_INET ? "127.0.0.1" : loopback), local.port()};
+}
+
+SocketAddress bound_address(int fd) {
+  const auto local = SocketAddress::local_of(fd);
+  if (!local) fail("not bound");
+  return *local;
+}
+
 void restore_dead(int fd, const proto::TcpSocket& socket) {
   constexpr int kAttempts = 100;
-  const SocketAddress local = address(socket.local_address(), "local");
+  const SocketAddress local = bound_address(fd);
   for (int attempt = 0;; ++attempt) {
     const SocketAddress peer = stand_in_peer(local, socket.inode(), attempt);
     if (connect(fd, peer.get(), peer.size()) == 0) break;
@@ -336,7 +353,7 @@ void release_dead(int fd, const proto::TcpSocket& socket, PacketReplay& replay) 
   TcpSegment reset;
   reset.sequence = tcp_queue_sequence(fd);
   reset.flags = TH_RST;
-  replay.inject(build_tcp_packet(*peer, address(socket.local_address(), "local"), reset));
+  replay.inject(build_tcp_packet(*peer, bound_address(fd), reset));
   await_effect("a reset", [&] { return tcp_facts(fd).state == TcpState::kClose; });
   leave_tcp_repair(fd, false);
   set_options(fd, socket, OptionTime::kRelease);
@@ -384,7 +401,8 @@ UniqueFd prepare_tcp_socket(const proto::TcpSocket& socket) {
         }
         set_transparent(fd.get(), socket, true);
         if (!socket.local_address().empty()) {
-          bind_to(fd.get(), address(socket.local_address(), "local"));
+          bind_to(fd.get(), socket.has_dead() ? local_of_dead(socket)
+                                              : address(socket.local_address(), "local"));
         }
         return fd;
       },
