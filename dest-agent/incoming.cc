@@ -142,7 +142,9 @@ void Incoming::preflight(const proto::PreflightRequest& request) {
   compare_features(hello_.source(), read_host_features(),
                    hello_.ignore_processor() ? ProcessorCheck::kIgnore : ProcessorCheck::kRequire,
                    findings);
-  if (auto soon = expiry_warning(keys_, ::time(nullptr))) findings.push_back(std::move(*soon));
+  if (!keys_.certificate_pem.empty()) {
+    if (auto soon = expiry_warning(keys_, ::time(nullptr))) findings.push_back(std::move(*soon));
+  }
   pids_ = preflight_destination(request, hello_, findings);
   network_.preflight(request, findings);
   if (request.has_workload()) {
