@@ -222,6 +222,7 @@ void Incoming::build(std::shared_ptr<proto::Process> wanted) {
   record_.cgroup_path = FreezerGroup::path_of_new(hello_.migration_id());
   write_journal(State::kBuilding);
   group_.emplace(FreezerGroup::create(hello_.migration_id()));
+  huge_pages_.take(process);
   network_.hold(process.fd_table());
   record_.nft_table = network_.table();
   nursery_.emplace(nursery);
@@ -477,6 +478,7 @@ void Incoming::finish() {
   for (std::string& difference : differences_) *finished.add_differences() = std::move(difference);
   control_.send_body(finished);
   journal_.remove(record_);
+  huge_pages_.grant(record_.process);
 }
 
 void Incoming::finish_alone() {

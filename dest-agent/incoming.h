@@ -17,6 +17,7 @@
 #include "common/wire/channel.h"
 #include "common/wire/key_folder.h"
 #include "common/wire/page_server_process.h"
+#include "dest-agent/huge_pages.h"
 #include "dest-agent/lazy_restore.h"
 #include "dest-agent/network.h"
 #include "dest-agent/nursery.h"
@@ -112,6 +113,7 @@ class Incoming {
   std::uint32_t round_received_ = 0;
   UniqueFd fault_connection_;  // until there is a page server
   bool lazy_ = false;          // it is to run before every page is here, until they are
+  WishedHugePages huge_pages_;
   PostCopy post_copy_;
   LostImagePages lost_;
   proto::RoundReceived last_round_;

@@ -5,6 +5,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/steady_heap.h"
+#include "source-agent/capture/huge_pages.h"
 #include "source-agent/checkpoint.h"
 #include "source-agent/destination.h"
 #include "source-agent/migration.h"
@@ -85,6 +86,8 @@ void build(Migration& migration) {
   migration.memory->mark_described();
   migration.task->resume();
   const double stopped_ms = to_ms(monotonic_ns() - stopped_ns);
+  describe_huge_pages(migration.memory->pagemap_fd(), *migration.capture->mappings().described(),
+                      process);
   *process.mutable_fd_table() = migration.capture->fd_table().describe();
   migration.described_fd_table = process.fd_table().SerializeAsString();
   log_info("described pid={} stopped_ms={:.2f}", pid, stopped_ms);

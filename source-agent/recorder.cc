@@ -91,6 +91,9 @@ void Recorder::preflight(const proto::PreflightRequest& request) {
 }
 
 void Recorder::describe(const proto::Snapshot& snapshot) {
+  if (snapshot.processes_size() == 1 && snapshot.processes(0).huge_pages_size() > 0) {
+    huge_pages_ = snapshot.processes(0).huge_pages();
+  }
   answer(proto::ClockProbe{});
   proto::Reconciled reconciled;
   reconciled.set_generation(snapshot.generation());
@@ -112,6 +115,7 @@ void Recorder::take_final(const proto::Snapshot& snapshot) {
   if (process.fd_table().changes_only() || process.mappings().areas().empty()) {
     fail("the last description of the process is not whole");
   }
+  *process.mutable_huge_pages() = huge_pages_;
   for (proto::Thread& thread : *process.mutable_threads()) {
     if (!thread.as_before()) continue;
     const auto before = threads_.find(thread.tid());

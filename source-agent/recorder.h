@@ -52,6 +52,7 @@ class Recorder final : public Transport {
   std::deque<proto::Envelope> answers_;
   std::map<std::int32_t, proto::Thread> threads_;  // as Brace had them
   std::map<std::uint32_t, proto::OpenFile> streams_;
+  google::protobuf::RepeatedPtrField<proto::HugePages> huge_pages_;
   std::int64_t monotonic_ahead_ns_ = 0;  // the process's clocks, of this host's
   std::int64_t boottime_ahead_ns_ = 0;
   bool pages_noted_ = false;
