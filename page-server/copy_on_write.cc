@@ -14,6 +14,7 @@
 #include "common/kernel/pagemap.h"
 #include "common/kernel/userfaultfd.h"
 #include "common/tracking/blocking_tracker.h"
+#include "common/tracking/write_protect_arm.h"
 #include "page-server/answering_precedence.h"
 
 namespace godwit {
@@ -232,6 +233,14 @@ void CopyOnWrite::hold(std::span<const TrackedArea> areas, PageBitmap& pages) {
     held_pages_ += run.pages();
     pages.clear(run);
   }
+}
+
+void CopyOnWrite::let_go_of(std::span<const TrackedArea> areas) {
+  std::vector<PageRange> ranges;
+  for (const TrackedArea& area : areas) {
+    if (area.kind == AreaKind::kAnonymous) ranges.push_back(area.range);
+  }
+  disarm_write_protect(uffd_.get(), ranges);
 }
 
 std::optional<PageRange> CopyOnWrite::claim() {

@@ -62,6 +62,9 @@ class CopyOnWrite {
   // could be read, so this is no instant.
   bool save(PageReader& reader);
 
+  // After that: takes the protection off, little by little. The destructor does it at once.
+  void let_go_of(std::span<const TrackedArea> areas);
+
   // Pages held, and those of them that were copied because somebody was about to change them.
   std::uint64_t held_pages() const { return held_pages_; }
   std::uint64_t copied_pages() const {

@@ -180,7 +180,8 @@ void filter_system_calls(bool with_ring) {
   for (const unsigned long request :
        {pagemap::kScanRequest, static_cast<unsigned long>(UFFDIO_COPY),
         static_cast<unsigned long>(UFFDIO_ZEROPAGE), static_cast<unsigned long>(UFFDIO_WAKE),
-        static_cast<unsigned long>(UFFDIO_WRITEPROTECT), kUffdPoisonRequest,
+        static_cast<unsigned long>(UFFDIO_WRITEPROTECT),
+        static_cast<unsigned long>(UFFDIO_UNREGISTER), kUffdPoisonRequest,
         static_cast<unsigned long>(SIOCOUTQ)}) {
     filter.add(SCMP_ACT_ALLOW, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, request, 0));
   }

@@ -198,6 +198,7 @@ void SourceServer::finish_image() {
     written.set_held_pages(space.held->held_pages());
     written.set_copied_pages(space.held->copied_pages());
     // Nobody needs to wait for a disk.
+    space.held->let_go_of(space.areas);
     space.tracker.reset();
     space.held.reset();
   }

@@ -100,6 +100,7 @@ void finish_image_while_running(Migration& migration) {
 
 void complete_while_running(Migration& migration) noexcept {
   try {
+    migration.memory->let_go(migration.options.pid);
     migration.memory.reset();
     migration.pages.reset();
     migration.group->give_back();

@@ -111,7 +111,10 @@ void roll_back(Migration& migration) noexcept {
   migration.progress.enter(migration.machine.state());
   attempt("hearing the destination", [&] { hear_destination(migration); });
   attempt("telling the destination", [&] { say_abort(migration); });
-  attempt("tracking", [&] { migration.memory.reset(); });
+  attempt("tracking", [&] {
+    if (migration.memory) migration.memory->let_go(migration.options.pid);
+    migration.memory.reset();
+  });
   attempt("page server", [&] { migration.pages.reset(); });
   attempt("cgroup", [&] {
     if (migration.group) migration.group->give_back();

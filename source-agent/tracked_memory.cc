@@ -42,6 +42,20 @@ void TrackedMemory::hand_over_writers(pid_t page_server) {
   writers_.reset();
 }
 
+void TrackedMemory::let_go(pid_t host_pid) noexcept {
+  if (kind_ == TrackerKind::kSoftDirty) return;
+  try {
+    std::vector<PageRange> ranges;
+    const std::string path = fmt::format("/proc/{}/maps", host_pid);
+    visit_maps(read_file(path), path, [&](const MapsLine& line) {
+      if (!line.shared) ranges.push_back(line.range);
+    });
+    disarm_write_protect(userfaultfd_.get(), ranges);
+  } catch (const std::exception& error) {
+    log_debug("tracking is left to its end: {}", error.what());
+  }
+}
+
 bool TrackedMemory::update(std::shared_ptr<const proto::Mappings> layout, bool last) {
   const LayoutDiff diff = diff_layout(*layout_, *layout);
   for (const LayoutSegment& segment : diff.map) {

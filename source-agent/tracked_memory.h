@@ -27,6 +27,9 @@ class TrackedMemory {
   // The page server that has the descriptor of that memory from now on, the only one there is: if
   // it dies nobody waits for it.
   void hand_over_writers(pid_t page_server);
+  // The process runs on, perhaps without a RemoteTask, and is tracked no more: the destructor would
+  // keep it from its memory.
+  void let_go(pid_t host_pid) noexcept;
   // Before that; invalid: everything is tracked in the one way.
   const UniqueFd& writers_fd() const { return writers_; }
 

@@ -1,10 +1,13 @@
 #include "common/tracking/write_protect_arm.h"
 
 #include <sched.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/kernel/pagemap.h"
 #include "common/kernel/userfaultfd.h"
@@ -22,6 +25,22 @@ std::vector<UnarmedRange> arm_write_protect(int uffd, std::span<const PageRange>
     if (code != 0) unarmed.push_back({range, code});
   }
   return unarmed;
+}
+
+void disarm_write_protect(int uffd, std::span<const PageRange> ranges) {
+  constexpr std::uint64_t kStepBytes = 16 << 20;
+  constexpr std::uint64_t kReservedBytes = 1ULL << 40;  // nobody has so much memory in one mapping
+  constexpr std::int64_t kShortNs = 100'000;
+  constexpr useconds_t kPauseUs = 200;
+  for (const PageRange& range : ranges) {
+    if (range.bytes() > kReservedBytes) continue;
+    for (Address at = range.start; at < range.end; at += kStepBytes) {
+      const PageRange step{at, std::min(range.end, at + kStepBytes)};
+      const std::int64_t began_ns = monotonic_ns();
+      try_userfaultfd_unregister(uffd, step);
+      if (monotonic_ns() - began_ns > kShortNs) ::usleep(kPauseUs);
+    }
+  }
 }
 
 void forget_old_protection(int uffd, int pagemap_fd, std::span<const PageRange> ranges,

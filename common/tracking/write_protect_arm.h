@@ -22,6 +22,11 @@ struct UnarmedRange {
 // harmless. Returns those that could not be: they read as written in every round.
 std::vector<UnarmedRange> arm_write_protect(int uffd, std::span<const PageRange> ranges);
 
+// The way back, of a process that runs on: little by little, with pauses in which its page faults
+// and mmap(2) come to their turn. To close the descriptor at once keeps them out for some 25 ms a
+// GiB. What can't be unregistered by itself is left to that. A mapping is in two parts meanwhile.
+void disarm_write_protect(int uffd, std::span<const PageRange> ranges);
+
 // To be called after arm_write_protect() and before the next scan. A mapping can lose its
 // registration and keep protected pages (see docs/kernel-notes.md); these are written to without
 // losing the protection. Once it is registered again they would never be told any more, so they
