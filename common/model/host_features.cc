@@ -116,6 +116,21 @@ std::string moved_component(const proto::HostFeatures& source,
   return {};
 }
 
+// Frames of signal handlers are as large as the processor's register area, and a kernel takes of a
+// larger one than its own only what every processor has (sigreturn(2)).
+void warn_of_signal_frames(const proto::HostFeatures& source,
+                           const proto::HostFeatures& destination, Findings& findings) {
+  if (destination.vector_state_bytes() >= source.vector_state_bytes()) return;
+  warn(findings, "signal-frames-cut", destination.host_name(),
+       fmt::format("its processor has {} bytes of register state, {} on {}: a thread that moves in "
+                   "the middle of a signal handler loses what the interrupted code has in AVX "
+                   "registers",
+                   destination.vector_state_bytes(), source.vector_state_bytes(),
+                   source.host_name()),
+       "nothing to do if its signal handlers are not in use, or interrupt no code with vector "
+       "registers");
+}
+
 void compare_processors(const proto::HostFeatures& source, const proto::HostFeatures& destination,
                         ProcessorCheck check, Findings& findings) {
   const auto lacks = [&](const char* id, const std::string& what) {
@@ -139,6 +154,8 @@ void compare_processors(const proto::HostFeatures& source, const proto::HostFeat
     refuse(findings, "processor-state-differs", destination.host_name(),
            fmt::format("its processor keeps register state elsewhere: {}", moved),
            "move to a host with the same kind of processor");
+  } else if (!components.empty() && check == ProcessorCheck::kIgnore) {
+    warn_of_signal_frames(source, destination, findings);
   }
 }
 

@@ -23,8 +23,9 @@ enum class ProcessorCheck { kRequire, kIgnore };
 
 // What of the source's host the destination's lacks. Refuses: architecture-differs,
 // page-size-differs, instruction-sets-missing and processor-state-missing (a warning with kIgnore),
-// processor-state-differs, vdso-differs; warns: kernel-differs. What a host that says nothing of
-// its processor has (an image of an earlier release) is not compared.
+// processor-state-differs, vdso-differs; warns: signal-frames-cut (with kIgnore), kernel-differs.
+// What a host that says nothing of its processor has (an image of an earlier release) is not
+// compared.
 void compare_features(const proto::HostFeatures& source, const proto::HostFeatures& destination,
                       ProcessorCheck check, Findings& findings);
 

@@ -138,6 +138,17 @@ TEST(CompareFeatures, NamesTheInstructionSetsThatTheDestinationLacks) {
   EXPECT_EQ(ids(compared(rich, rich)), Ids{});
 }
 
+TEST(CompareFeatures, WarnsOfLargerSignalFrames) {
+  const proto::HostFeatures rich = with_sets({"avx2", "pku"});
+  proto::HostFeatures poor = with_sets({"avx2"});
+  poor.set_vector_state_mask(0x3);
+  poor.set_vector_state_bytes(rich.vector_state_bytes() / 2);
+  EXPECT_EQ(ids(compared(rich, poor)), Ids{"instruction-sets-missing"});
+  EXPECT_EQ(ids(compared(rich, poor, ProcessorCheck::kIgnore)),
+            (Ids{"warning:instruction-sets-missing", "warning:signal-frames-cut"}));
+  EXPECT_EQ(ids(compared(poor, rich, ProcessorCheck::kIgnore)), Ids{});
+}
+
 TEST(CompareFeatures, WhatAnOlderReleaseDidNotTellIsNotCompared) {
   EXPECT_EQ(ids(compared(with_sets({"avx2"}), example())), Ids{});
   EXPECT_EQ(ids(compared(example(), with_sets({"avx2"}))), Ids{});
