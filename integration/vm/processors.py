@@ -5,6 +5,7 @@ nothing does unless the operator takes the responsibility.
 from harness.host import Run
 from harness.network import MANAGEMENT
 
+from .folders import receive_folder, send_folder
 from .machine import CPU
 from .pair import MIGRATE, Pair, VmHost
 from .scenarios import FOLDER, Outcome, Program
@@ -37,20 +38,6 @@ def expect_warnings(run: Run) -> None:
         raise AssertionError(f"no warnings {REFUSAL} and {FRAMES}: {run}")
 
 
-def send_image(pair: Pair, name: str, source: VmHost, destination: VmHost) -> None:
-    """Copies a folder of FOLDER to the other machine, over the network between them."""
-    port = "7999"
-    receiver = destination.machine.start(
-        "/bin/sh", "-c", f"busybox nc -l -p {port} | busybox tar x -C {FOLDER}", log="/dev/null")
-    for _ in range(20):
-        done = source.machine.run(
-            "/bin/sh", "-c", f"busybox tar c -C {FOLDER} {name} | "
-            f"busybox nc {MANAGEMENT[destination.part]} {port}")
-        if done.code == 0 and destination.machine.wait(receiver, 30) == 0:
-            return
-    raise AssertionError(f"{name} was not copied: {done}")
-
-
 def _restore(host: VmHost, *extra: str) -> Run:
     """`migrate restore` of the image."""
     report = f"{FOLDER}/restore.json"
@@ -67,7 +54,8 @@ def _image(pair: Pair, program: Program) -> None:
     if done.code != 0:
         raise AssertionError(f"no image: {done}")
     other = pair.other(host)
-    send_image(pair, "image", host, other)
+    send_folder(host.machine, MANAGEMENT[host.part], FOLDER, "image")
+    receive_folder(MANAGEMENT[host.part], FOLDER, other.machine.run)
     expect_refusal(_restore(other), *LACKS)
     run = _restore(other, "--cpu", "ignore")
     if run.code != 0:
