@@ -149,6 +149,20 @@ TEST(CompareFeatures, WarnsOfLargerSignalFrames) {
   EXPECT_EQ(ids(compared(poor, rich, ProcessorCheck::kIgnore)), Ids{});
 }
 
+TEST(CompareFeatures, RefusesMoreRegistersThanALibraryHasRoomFor) {
+  proto::HostFeatures small = with_sets({"xsave", "avx"});
+  small.set_vector_state_mask(0x7);
+  const proto::HostFeatures large = with_sets({"xsave", "avx", "xsavec"});
+  EXPECT_EQ(ids(compared(small, large)), Ids{"register-room-short"});
+  EXPECT_EQ(ids(compared(small, large, ProcessorCheck::kIgnore)),
+            Ids{"warning:register-room-short"});
+  proto::HostFeatures keys = large;
+  keys.set_vector_state_mask(0x207);  // these are not saved there
+  EXPECT_EQ(ids(compared(small, keys)), Ids{});
+  small.add_instruction_sets("xsavec");
+  EXPECT_EQ(ids(compared(small, large)), Ids{});
+}
+
 TEST(CompareFeatures, WhatAnOlderReleaseDidNotTellIsNotCompared) {
   EXPECT_EQ(ids(compared(with_sets({"avx2"}), example())), Ids{});
   EXPECT_EQ(ids(compared(example(), with_sets({"avx2"}))), Ids{});
