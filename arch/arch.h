@@ -134,6 +134,10 @@ struct VectorComponent {
 std::vector<VectorComponent> vector_components();
 std::string vector_component_name(std::uint32_t number);
 
+// What has its first value counts as not in use. Processors may say otherwise, and emulators say so
+// of everything; a host that lacks it would be no place for the task.
+void forget_unused_components(std::span<std::byte> state);
+
 // Makes a regset of another host, whose components are where they are here, one of this host: its
 // size, and without what this processor lacks. Names those that were left out although they were in
 // use.

@@ -56,7 +56,8 @@ void add_restore(CLI::App& app, DestOptions& options) {
       ->check(CLI::IsMember({"keep", "close"}))
       ->type_name("keep|close")
       ->capture_default_str();
-  app.add_option("--cpu", options.cpu, "What becomes of one that another processor can't run")
+  app.add_option("--cpu", options.cpu,
+                 "ignore: instruction sets that only the other processor had are told of")
       ->check(CLI::IsMember({"require", "ignore"}))
       ->type_name("require|ignore")
       ->capture_default_str();

@@ -43,6 +43,16 @@ TEST(DestCommandLine, HasDefaults) {
   EXPECT_EQ(parsed.options->log_level, LogLevel::kWarning);
 }
 
+TEST(DestCommandLine, TakesOptionsOfARestore) {
+  const Parsed plain = parse({"restore", "--from", "file:/a"});
+  ASSERT_TRUE(plain.options) << plain.err;
+  EXPECT_EQ(plain.options->image, "/a");
+  EXPECT_EQ(plain.options->cpu, "require");
+  const Parsed ignoring = parse({"restore", "--from", "file:/a", "--cpu", "ignore"});
+  ASSERT_TRUE(ignoring.options) << ignoring.err;
+  EXPECT_EQ(ignoring.options->cpu, "ignore");
+}
+
 TEST(DestCommandLine, RefusesWrongUsageNamingIt) {
   const auto refused = [](std::vector<const char*> words, const char* part) {
     const Parsed parsed = parse(std::move(words));
@@ -55,6 +65,7 @@ TEST(DestCommandLine, RefusesWrongUsageNamingIt) {
   refused({"--listen", "7000", "--keys", "k"}, "'7000' is not an address with a port");
   refused({"--listen", "a:1", "--keys", "k", "-v", "-q"}, "--quiet");
   refused({"--listen", "a:1", "--keys", "k", "extra"}, "extra");
+  refused({"restore", "--from", "file:/a", "--cpu", "any"}, "any");
 }
 
 TEST(DestCommandLine, HasHelpWithAnExample) {

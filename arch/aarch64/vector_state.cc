@@ -15,6 +15,8 @@ std::size_t vector_state_bytes() { return kFpsimdBytes; }
 std::vector<VectorComponent> vector_components() { return {}; }
 std::string vector_component_name(std::uint32_t) { return {}; }
 
+void forget_unused_components(std::span<std::byte>) {}
+
 std::vector<std::string> fit_vector_state(std::vector<std::byte>& state) {
   state.resize(kFpsimdBytes);
   return {};

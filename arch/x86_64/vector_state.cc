@@ -3,6 +3,7 @@
 #include <cpuid.h>
 #include <elf.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -43,13 +44,13 @@ VectorComponent component(std::uint32_t number) {
   return found;
 }
 
-std::uint64_t load(const std::vector<std::byte>& state, std::size_t at) {
+std::uint64_t load(std::span<const std::byte> state, std::size_t at) {
   std::uint64_t value = 0;
   std::memcpy(&value, state.data() + at, sizeof(value));
   return value;
 }
 
-void store(std::vector<std::byte>& state, std::size_t at, std::uint64_t value) {
+void store(std::span<std::byte> state, std::size_t at, std::uint64_t value) {
   std::memcpy(state.data() + at, &value, sizeof(value));
 }
 
@@ -92,6 +93,23 @@ std::vector<VectorComponent> vector_components() {
 
 std::string vector_component_name(std::uint32_t number) {
   return number < kNames.size() ? kNames[number] : "component " + std::to_string(number);
+}
+
+// The first values are zeros (Intel SDM 13.6), but for protection keys, which Linux sets.
+void forget_unused_components(std::span<std::byte> state) {
+  static const std::vector<VectorComponent> components = vector_components();
+  if (state.size() < kHeaderEnd) return;
+  const std::uint64_t told = load(state, kInUse);
+  std::uint64_t used = told;
+  for (const auto& [number, offset, bytes] : components) {
+    if ((used & bit(number)) == 0 || number == kProtectionKeys) continue;
+    if (offset + bytes > state.size()) continue;
+    const auto content = state.subspan(offset, bytes);
+    const bool is_zero = std::all_of(content.begin(), content.end(),
+                                     [](std::byte byte) { return byte == std::byte{0}; });
+    if (is_zero) used &= ~bit(number);
+  }
+  if (used != told) store(state, kInUse, used);
 }
 
 std::vector<std::string> fit_vector_state(std::vector<std::byte>& state) {

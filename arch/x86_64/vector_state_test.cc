@@ -69,6 +69,28 @@ TEST(FitVectorState, ForgetsWhatWasNotInUse) {
   EXPECT_EQ(fit_vector_state(state), std::vector<std::string>{});
 }
 
+TEST(ForgetUnusedComponents, ThoseWithTheirFirstValues) {
+  const auto components = vector_components();
+  const std::uint64_t mask = vector_state_mask();
+  std::vector<std::byte> state = state_of(vector_state_bytes(), mask, mask);
+  forget_unused_components(state);
+  EXPECT_EQ(load(state, kInUse), mask & (kBase | kProtectionKeys));
+  for (const VectorComponent& component : components) {
+    std::vector<std::byte> used = state_of(vector_state_bytes(), mask, mask);
+    used[component.offset + component.bytes - 1] = std::byte{1};
+    forget_unused_components(used);
+    EXPECT_EQ(load(used, kInUse), (mask & (kBase | kProtectionKeys)) | 1UL << component.number)
+        << vector_component_name(component.number);
+  }
+}
+
+TEST(ForgetUnusedComponents, NoneWhereThereIsNoHeader) {
+  std::vector<std::byte> state = state_of(512, 0, 0);
+  const std::vector<std::byte> before = state;
+  forget_unused_components(state);
+  EXPECT_EQ(state, before);
+}
+
 TEST(VectorComponents, StandBehindTheHeaderAndApart) {
   std::size_t end = kHeaderEnd;
   auto components = vector_components();

@@ -20,10 +20,15 @@ void Nftables::Deleter::operator()(nft_ctx* context) const { nft_ctx_free(contex
 
 namespace {
 
+constexpr const char* kWayOut =
+    "CONFIG_NF_TABLES_INET and CONFIG_NETFILTER_NETLINK_LOG must be in the kernel or loadable";
+
 // The library ends the process where there is no such socket.
 nft_ctx* new_context() {
   const UniqueFd probe(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
-  if (!probe.valid()) throw_system("nftables: netlink socket");
+  if (!probe.valid()) {
+    throw Error("nftables: netlink socket: " + errno_text(errno), errno, kWayOut);
+  }
   return nft_ctx_new(NFT_CTX_DEFAULT);
 }
 
@@ -45,8 +50,7 @@ void Nftables::run(const std::string& commands) {
   std::string story = nft_ctx_get_error_buffer(context_.get());
   story.resize(std::min(story.size(), kStoryBytesMax));
   std::replace(story.begin(), story.end(), '\n', ' ');
-  throw Error("nftables: " + story, 0,
-              "nf_tables and nfnetlink_log must be in the kernel or loadable");
+  throw Error("nftables: " + story, 0, kWayOut);
 }
 
 }  // namespace godwit

@@ -116,6 +116,44 @@ std::string moved_component(const proto::HostFeatures& source,
   return {};
 }
 
+// Frames of signal handlers are as large as the processor's register area, and a kernel takes of a
+// larger one than its own only what every processor has (sigreturn(2)).
+void warn_of_signal_frames(const proto::HostFeatures& source,
+                           const proto::HostFeatures& destination, Findings& findings) {
+  if (destination.vector_state_bytes() >= source.vector_state_bytes()) return;
+  warn(findings, "signal-frames-cut", destination.host_name(),
+       fmt::format("its processor has {} bytes of register state, {} on {}: a thread that moves in "
+                   "the middle of a signal handler loses what the interrupted code has in AVX "
+                   "registers",
+                   destination.vector_state_bytes(), source.vector_state_bytes(),
+                   source.host_name()),
+       "nothing to do if its signal handlers are not in use, or interrupt no code with vector "
+       "registers");
+}
+
+// Where a C library binds calls when they are first made, it saves registers around it, in as much
+// room as it found necessary when the program started. XSAVE fills more where there are more
+// registers (x86-64: MPX, AVX-512); XSAVEC only if they are in use.
+void compare_room_for_registers(const proto::HostFeatures& source,
+                                const proto::HostFeatures& destination, ProcessorCheck check,
+                                Findings& findings) {
+  constexpr std::uint64_t kSavedAroundBinding = 0xe8;
+  const auto& sets = source.instruction_sets();
+  const auto has = [&](const char* set) { return std::count(sets.begin(), sets.end(), set) != 0; };
+  const std::uint64_t more = destination.vector_state_mask() & ~source.vector_state_mask();
+  if ((more & kSavedAroundBinding) == 0 || !has("xsave") || has("xsavec")) return;
+  const bool ignore = check == ProcessorCheck::kIgnore;
+  (ignore ? warn : refuse)(
+      findings, "register-room-short", destination.host_name(),
+      fmt::format("its processor has more registers than that of {}, which lacks xsavec: a C "
+                  "library that binds calls late has too little room to save them",
+                  source.host_name()),
+      ignore ? "nothing to do if all of the process is bound at its start (LD_BIND_NOW) or static; "
+               "one that is not may end by SIGSEGV"
+             : "move to a host without them; --cpu ignore if all of the process is bound at its "
+               "start (LD_BIND_NOW) or static");
+}
+
 void compare_processors(const proto::HostFeatures& source, const proto::HostFeatures& destination,
                         ProcessorCheck check, Findings& findings) {
   const auto lacks = [&](const char* id, const std::string& what) {
@@ -139,6 +177,8 @@ void compare_processors(const proto::HostFeatures& source, const proto::HostFeat
     refuse(findings, "processor-state-differs", destination.host_name(),
            fmt::format("its processor keeps register state elsewhere: {}", moved),
            "move to a host with the same kind of processor");
+  } else if (!components.empty() && check == ProcessorCheck::kIgnore) {
+    warn_of_signal_frames(source, destination, findings);
   }
 }
 
@@ -192,6 +232,7 @@ void compare_features(const proto::HostFeatures& source, const proto::HostFeatur
            "move to a host whose kernel has the same page size");
   }
   compare_processors(source, destination, check, findings);
+  compare_room_for_registers(source, destination, check, findings);
   const std::string obstacle = vdso_obstacle(source, destination);
   if (!obstacle.empty()) {
     refuse(findings, "vdso-differs", hosts(source, destination),

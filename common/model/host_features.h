@@ -22,9 +22,10 @@ std::uint64_t hash_vdso(std::span<const std::byte> mapped);
 enum class ProcessorCheck { kRequire, kIgnore };
 
 // What of the source's host the destination's lacks. Refuses: architecture-differs,
-// page-size-differs, instruction-sets-missing and processor-state-missing (a warning with kIgnore),
-// processor-state-differs, vdso-differs; warns: kernel-differs. What a host that says nothing of
-// its processor has (an image of an earlier release) is not compared.
+// page-size-differs, instruction-sets-missing, processor-state-missing and register-room-short
+// (warnings with kIgnore), processor-state-differs, vdso-differs; warns: signal-frames-cut (with
+// kIgnore), kernel-differs. What a host that says nothing of its processor has (an image of an
+// earlier release) is not compared.
 void compare_features(const proto::HostFeatures& source, const proto::HostFeatures& destination,
                       ProcessorCheck check, Findings& findings);
 

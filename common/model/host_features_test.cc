@@ -138,6 +138,31 @@ TEST(CompareFeatures, NamesTheInstructionSetsThatTheDestinationLacks) {
   EXPECT_EQ(ids(compared(rich, rich)), Ids{});
 }
 
+TEST(CompareFeatures, WarnsOfLargerSignalFrames) {
+  const proto::HostFeatures rich = with_sets({"avx2", "pku"});
+  proto::HostFeatures poor = with_sets({"avx2"});
+  poor.set_vector_state_mask(0x3);
+  poor.set_vector_state_bytes(rich.vector_state_bytes() / 2);
+  EXPECT_EQ(ids(compared(rich, poor)), Ids{"instruction-sets-missing"});
+  EXPECT_EQ(ids(compared(rich, poor, ProcessorCheck::kIgnore)),
+            (Ids{"warning:instruction-sets-missing", "warning:signal-frames-cut"}));
+  EXPECT_EQ(ids(compared(poor, rich, ProcessorCheck::kIgnore)), Ids{});
+}
+
+TEST(CompareFeatures, RefusesMoreRegistersThanALibraryHasRoomFor) {
+  proto::HostFeatures small = with_sets({"xsave", "avx"});
+  small.set_vector_state_mask(0x7);
+  const proto::HostFeatures large = with_sets({"xsave", "avx", "xsavec"});
+  EXPECT_EQ(ids(compared(small, large)), Ids{"register-room-short"});
+  EXPECT_EQ(ids(compared(small, large, ProcessorCheck::kIgnore)),
+            Ids{"warning:register-room-short"});
+  proto::HostFeatures keys = large;
+  keys.set_vector_state_mask(0x207);  // these are not saved there
+  EXPECT_EQ(ids(compared(small, keys)), Ids{});
+  small.add_instruction_sets("xsavec");
+  EXPECT_EQ(ids(compared(small, large)), Ids{});
+}
+
 TEST(CompareFeatures, WhatAnOlderReleaseDidNotTellIsNotCompared) {
   EXPECT_EQ(ids(compared(with_sets({"avx2"}), example())), Ids{});
   EXPECT_EQ(ids(compared(example(), with_sets({"avx2"}))), Ids{});

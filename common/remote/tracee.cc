@@ -291,12 +291,14 @@ arch::Registers Tracee::portable_registers(
 std::vector<std::byte> Tracee::vector_state() const {
   auto state = ptrace_regset(tid(), arch::vector_note_type(), arch::vector_state_bytes());
   if (!state) fail("thread {} has no vector state", tid());
+  arch::forget_unused_components(*state);
   return std::move(*state);
 }
 
 std::span<const std::byte> Tracee::vector_state(std::span<std::byte> memory) const {
   const auto bytes = ptrace_regset(tid(), arch::vector_note_type(), memory);
   if (!bytes) fail("thread {} has no vector state", tid());
+  arch::forget_unused_components(memory.first(*bytes));
   return memory.first(*bytes);
 }
 

@@ -61,7 +61,8 @@ class Tracee {
   // (ERESTART_RESTARTBLOCK).
   arch::Registers portable_registers(std::optional<arch::InterruptedCall>* blocked_call) const;
 
-  std::vector<std::byte> vector_state() const;  // NT_X86_XSTATE / NT_PRFPREG, sized by the kernel
+  // NT_X86_XSTATE / NT_PRFPREG, sized by the kernel; only what is in use is said to be.
+  std::vector<std::byte> vector_state() const;
   // The same into `memory`, which has room for it; the part that it takes.
   std::span<const std::byte> vector_state(std::span<std::byte> memory) const;
   void set_vector_state(const std::vector<std::byte>& state);

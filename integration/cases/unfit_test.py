@@ -110,16 +110,17 @@ class Lacking(BadInputCase):
         server = self.workload("udp_server", "7200", "10.77.0.100")
         self.workloads = (self.moved, server)
         for feature, workload, expected in (
-                ("userfaultfd", self.moved, "userfaultfd(2)"),
-                ("clone3", self.moved, "clone3(2) with set_tid"),
-                ("pidfd_getfd", self.moved, "pidfd_getfd(2)"),
-                ("set-mm", self.moved, "prctl(PR_SET_MM_MAP)"),
-                ("time-namespace", self.moved, "no-time-namespace"),
-                ("tcp-repair", server, "TCP_REPAIR"), ("nftables", server, "nftables")):
+                ("userfaultfd", self.moved, ("userfaultfd(2)", "CONFIG_USERFAULTFD")),
+                ("clone3", self.moved, ("clone3(2) with set_tid", "CONFIG_CHECKPOINT_RESTORE")),
+                ("pidfd_getfd", self.moved, ("pidfd_getfd(2)", "Linux 5.6")),
+                ("set-mm", self.moved, ("prctl(PR_SET_MM_MAP)", "CONFIG_CHECKPOINT_RESTORE")),
+                ("time-namespace", self.moved, ("no-time-namespace", "CONFIG_TIME_NS")),
+                ("tcp-repair", server, ("TCP_REPAIR", "CONFIG_CHECKPOINT_RESTORE")),
+                ("nftables", server, ("nftables", "CONFIG_NF_TABLES_INET"))):
             with self.subTest(feature):
                 self.b.start_agent(before=(str(build_dir() / "faults" / "without"), feature))
                 try:
-                    self.refuse_both(workload, expected)
+                    self.refuse_both(workload, *expected)
                 finally:
                     self.b.stop_agent()
         self.assert_passes(server)

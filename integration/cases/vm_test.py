@@ -6,10 +6,13 @@ import pathlib
 import tempfile
 import unittest
 
+from vm import processors
 from vm.kernels import get_kernel
-from vm.machine import Machine, MachineFailed, MachineOptions
+from vm.machine import CPU, Machine, MachineFailed, MachineOptions
 from vm.pair import Pair
-from vm.scenarios import SCENARIOS
+from vm.scenarios import SCENARIOS as PLAIN_SCENARIOS
+
+SCENARIOS = PLAIN_SCENARIOS | processors.SCENARIOS
 
 
 class VmTest(unittest.TestCase):
@@ -17,7 +20,8 @@ class VmTest(unittest.TestCase):
 
     def check(self, scenario, source, destination, tracker):
         """One scenario between two kernels."""
-        with Pair(source, destination) as pair:
+        with Pair(source, destination,
+                  cpus=processors.CPUS.get(scenario, (CPU, CPU))) as pair:
             outcome = SCENARIOS[scenario](pair)
         print(f"{scenario} {source} -> {destination}: blackout {outcome.blackout_ms:.0f} ms, "
               f"{outcome.pages} pages {outcome.notes}", flush=True)
@@ -38,6 +42,10 @@ class VmTest(unittest.TestCase):
     def test_memory_under_write_protection(self):
         """A kernel that has both trackers takes the one that lets the process run."""
         self.check("memory", "6.12", "6.12", "write-protect")
+
+    def test_other_processors(self):
+        """To one with more, and back to one that is refused by the names of what it lacks."""
+        self.check("cpu", "6.1", "6.1", "soft-dirty")
 
     def test_machine_that_does_not_boot(self):
         """The story says which machine, and what it said last."""

@@ -2,8 +2,9 @@
 // registers where the processor has them, else ymm, else xmm; the x87 stack and control word;
 // mxcsr), spins without touching memory, and looks whether anything changed. One more is most of
 // the time in a signal handler: its registers are in the signal frame on its stack (sigreturn(2)),
-// where they are as the processor that it began on has them. Written in assembly, as no compiler
-// promises to keep a value in a register for milliseconds.
+// where they are as the processor that it began on has them; not with "no-handler", for processors
+// with fewer registers. Written in assembly, as no compiler promises to keep a value in a register
+// for milliseconds.
 #include <pthread.h>
 #include <signal.h>
 #include <sys/auxv.h>
@@ -12,6 +13,7 @@
 #include <array>
 #include <atomic>
 #include <random>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -173,16 +175,18 @@ void interrupt(pthread_t thread) {
 int main(int argc, char** argv) {
   // Two for each processor, which leaves something of it for others.
   const int count = std::min<int>(kThreadsMax, 2 * std::thread::hardware_concurrency());
+  const bool with_handler = argc < 4 || std::string_view(argv[3]) != "no-handler";
   std::vector<std::thread> threads;
   std::thread interrupted;
   std::thread interrupter;
   return selfcheck::run_workload(
-      argc, argv,
+      std::min(argc, 3), argv,
       [&] {
         for (int index = 0; index < count; ++index) threads.emplace_back(work, index);
         for (int index = 0; index < count; ++index) {
           while (rounds[index] == 0) selfcheck::sleep_ms(1);
         }
+        if (!with_handler) return;
         interrupted = std::thread(hold_interrupted);
         interrupter = std::thread(interrupt, interrupted.native_handle());
         while (handled == 0) selfcheck::sleep_ms(1);
@@ -191,6 +195,7 @@ int main(int argc, char** argv) {
       [&] {
         stop = true;
         for (std::thread& thread : threads) thread.join();
+        if (!with_handler) return;
         interrupter.join();  // signals the other, which must be there
         interrupted.join();
       });
