@@ -112,6 +112,10 @@ std::string_view syscall_name(std::int64_t number);  // empty if unknown
 bool runs_native_code(const Registers& registers);
 // Regsets that a system call may change besides the general registers (SVE's upper halves).
 std::span<const int> notes_lost_by_calls();
+// Regsets that a thread has besides the general and the vector registers and that its threads keep
+// for themselves (the TLS register, pointer authentication keys), in the order in which they are set.
+// A processor may lack some.
+std::span<const int> further_notes();
 int vector_note_type();             // NT_X86_XSTATE, NT_PRFPREG
 std::uint64_t vector_state_mask();  // components a task may have state in (XCR0); 0 if fixed
 // Clears what may differ between two equal states: which components were in use is a matter of how

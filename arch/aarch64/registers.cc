@@ -5,10 +5,6 @@
 
 #include "arch/arch.h"
 
-#ifndef NT_ARM_SVE
-#define NT_ARM_SVE 0x405
-#endif
-
 namespace godwit::arch {
 
 namespace {
@@ -17,6 +13,12 @@ constexpr std::uint64_t kPstate32Bit = 0x10;
 
 // A system call leaves of SVE only what FPSIMD has (Documentation/arch/arm64/sve.rst).
 constexpr std::array<int, 1> kLostByCalls = {NT_ARM_SVE};
+
+// SVE after NT_PRFPREG, which sets the lowest 128 bits of the same registers. The keys sign the return
+// addresses that stand in the task's memory.
+constexpr std::array kFurther = {NT_ARM_TLS,       NT_ARM_SVE,
+                                 NT_ARM_PACA_KEYS, NT_ARM_PACG_KEYS,
+                                 NT_ARM_PAC_ENABLED_KEYS, NT_ARM_TAGGED_ADDR_CTRL};
 
 }  // namespace
 
@@ -43,5 +45,6 @@ bool runs_native_code(const Registers& registers) {
 }
 
 std::span<const int> notes_lost_by_calls() { return kLostByCalls; }
+std::span<const int> further_notes() { return kFurther; }
 
 }  // namespace godwit::arch

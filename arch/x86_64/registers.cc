@@ -78,4 +78,7 @@ bool runs_native_code(const Registers& registers) { return registers.raw.cs == k
 
 std::span<const int> notes_lost_by_calls() { return {}; }
 
+// The base of TLS is one of the general registers, and the rest is in the XSAVE image.
+std::span<const int> further_notes() { return {}; }
+
 }  // namespace godwit::arch

@@ -7,10 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <memory>
 #include <optional>
 
+#include "arch/arch.h"
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/log.h"
@@ -304,6 +306,25 @@ std::span<const std::byte> Tracee::vector_state(std::span<std::byte> memory) con
 
 void Tracee::set_vector_state(const std::vector<std::byte>& state) {
   ptrace_set_regset(tid(), arch::vector_note_type(), state);
+  lost_regsets_.clear();  // they were more of the registers that are replaced
+}
+
+std::optional<std::vector<std::byte>> Tracee::further_regset(int note) const {
+  if (borrowed_) {
+    for (const auto& [lost, content] : lost_regsets_) {
+      if (lost == note) return content;
+    }
+  }
+  return ptrace_regset(tid(), note, kRegsetBytesMax);
+}
+
+void Tracee::set_further_regset(int note, std::span<const std::byte> content) {
+  if (!stopped_) fail("thread {} runs: its registers cannot be set", tid());
+  ptrace_set_regset(tid(), note, content);
+  const auto lost = arch::notes_lost_by_calls();
+  if (!borrowed_ || std::ranges::find(lost, note) == lost.end()) return;
+  std::erase_if(lost_regsets_, [&](const auto& kept) { return kept.first == note; });
+  lost_regsets_.emplace_back(note, std::vector(content.begin(), content.end()));
 }
 
 std::uint64_t Tracee::signal_mask() const {

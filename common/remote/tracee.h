@@ -66,6 +66,9 @@ class Tracee {
   // The same into `memory`, which has room for it; the part that it takes.
   std::span<const std::byte> vector_state(std::span<std::byte> memory) const;
   void set_vector_state(const std::vector<std::byte>& state);
+  // Regset arch::further_notes() as the thread had it when it stopped; nothing where it has none.
+  std::optional<std::vector<std::byte>> further_regset(int note) const;
+  void set_further_regset(int note, std::span<const std::byte> content);
   std::uint64_t signal_mask() const;  // the task's own, also while a batch has replaced it
   void set_signal_mask(std::uint64_t mask);
   std::vector<siginfo_t> pending_signals(bool shared) const;  // PTRACE_PEEKSIGINFO, not consumed
