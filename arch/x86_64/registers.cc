@@ -57,6 +57,7 @@ bool resolve_restart(Registers& registers, InterruptedCall* interrupted) {
       if (interrupted != nullptr) {
         interrupted->number = registers.system_call();
         for (int i = 0; i < 6; ++i) interrupted->arguments[i] = registers.argument(i);
+        interrupted->return_address = registers.raw.rip;
       }
       [[fallthrough]];
     case kRestartSys:
@@ -71,6 +72,10 @@ bool resolve_restart(Registers& registers, InterruptedCall* interrupted) {
   registers.raw.orig_rax = kNoCall;
   return hidden_state;
 }
+
+bool rewinds_before_stop() { return false; }
+bool may_hide_restart(const Registers&) { return false; }
+void keep_restart(Registers&) {}  // its result says so
 
 std::string_view name() { return "x86_64"; }
 

@@ -141,6 +141,12 @@ void Tracee::note_stop(int status) {
 
 void Tracee::wait_stopped(std::int64_t nap_us) {
   if (stopped_ || gone_) return;
+  wait_event_stop(nap_us);
+  if (!gone_) show_interrupted_call();
+}
+
+void Tracee::wait_event_stop(std::int64_t nap_us) {
+  if (stopped_ || gone_) return;
   std::int64_t start = monotonic_ns();
   int status = 0;
   std::int64_t pause_us = 20;
@@ -281,7 +287,7 @@ arch::Registers Tracee::portable_registers(
     std::optional<arch::InterruptedCall>* blocked_call) const {
   arch::Registers registers = this->registers();
   arch::InterruptedCall interrupted;
-  const bool hidden_state = arch::resolve_restart(registers, &interrupted);
+  const bool hidden_state = interrupted_call(registers, &interrupted);
   if (blocked_call != nullptr) {
     *blocked_call = hidden_state ? std::optional(interrupted) : std::nullopt;
   }
