@@ -32,14 +32,27 @@ struct Registers {
 struct InterruptedCall {
   std::int64_t number = -1;
   std::uint64_t arguments[6] = {};
+  std::uint64_t return_address = 0;  // behind the instruction that made it
 };
 
 // Rewrites registers so that resuming does what the kernel would have done after a stop without a
 // signal (signal(7)): the call is made again, or EINTR is returned. Returns true, and the call in
 // `interrupted`, when it has hidden state in the kernel (ERESTART_RESTARTBLOCK); such registers
 // become those that make the same call from its beginning.
+// Where rewinds_before_stop(), the caller makes sure that they stand before such an instruction.
 bool resolve_restart(Registers& registers, InterruptedCall* interrupted);
+// Whether the kernel has resolved an interrupted call already when it stops the thread, so that the
+// registers do not show that there was one.
+bool rewinds_before_stop();
+// There: a call that these registers are about to make, and that the kernel may have interrupted
+// and keep a deadline for. Only when it goes on the kernel makes restart_syscall(2) of it.
+bool may_hide_restart(const Registers& registers);
+// Registers of a stop behind the interruption of a call with such a deadline, with which the thread
+// goes on with it whatever has run in between.
+void keep_restart(Registers& registers);
 
+// The call that registers make if they stand before a call's instruction.
+std::int64_t next_call(const Registers& registers);
 // Registers that are about to make a call (resolve_restart's) will make call `number` instead.
 void set_next_call(Registers& registers, std::int64_t number);
 // Argument 0..5 of the call that is about to be made, or has been.
@@ -78,6 +91,7 @@ struct StubSaved {
   int process = 0;
   int thread = 0;
   int notify_signal = 0;
+  bool goes_on = false;  // the registers make restart_syscall(2): see resolve_restart()
 };
 // The save area's content. `vector_state` is the regset vector_note_type() where
 // tail_needs_vector_state(), else empty.
@@ -112,6 +126,10 @@ std::string_view syscall_name(std::int64_t number);  // empty if unknown
 bool runs_native_code(const Registers& registers);
 // Regsets that a system call may change besides the general registers (SVE's upper halves).
 std::span<const int> notes_lost_by_calls();
+// Regsets that a thread has besides the general and the vector registers and that its threads keep
+// for themselves (the TLS register, pointer authentication keys), in the order in which they are
+// set. A processor may lack some.
+std::span<const int> further_notes();
 int vector_note_type();             // NT_X86_XSTATE, NT_PRFPREG
 std::uint64_t vector_state_mask();  // components a task may have state in (XCR0); 0 if fixed
 // Clears what may differ between two equal states: which components were in use is a matter of how

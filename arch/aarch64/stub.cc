@@ -41,6 +41,9 @@ struct Frame {
   std::uint64_t end_pad;
 };
 static_assert(offsetof(Frame, fault_address) == 128 + offsetof(ucontext_t, uc_mcontext));
+static_assert(offsetof(Frame, mask) == 168 && offsetof(Frame, registers) == 312);
+static_assert(offsetof(Frame, sp) == 560 && offsetof(Frame, pc) == 568);
+static_assert(offsetof(Frame, pstate) == 576);
 static_assert(offsetof(Frame, registers) - offsetof(Frame, fault_address) ==
               offsetof(sigcontext, regs));
 static_assert(offsetof(Frame, float_magic) - offsetof(Frame, fault_address) ==
@@ -48,7 +51,7 @@ static_assert(offsetof(Frame, float_magic) - offsetof(Frame, fault_address) ==
 
 // As syscall_stub.S lays it out.
 struct SaveArea {
-  std::int32_t process, thread, notify_signal, unused;
+  std::int32_t process, thread, notify_signal, goes_on;
   alignas(16) Frame frame;
 };
 constexpr std::size_t kFrameBytes = 1152;
@@ -87,6 +90,7 @@ std::vector<std::byte> make_stub_save_area(const StubSaved& saved,
   area.process = saved.process;
   area.thread = saved.thread;
   area.notify_signal = saved.notify_signal;
+  area.goes_on = saved.goes_on ? 1 : 0;
   Frame& frame = area.frame;
   // rt_sigreturn sets the alternate stack from the frame, and goes on when it is refused: so it
   // must be, for the one in use to stay (sigaltstack(2): EINVAL for unknown flags).
@@ -111,7 +115,8 @@ std::vector<std::byte> make_stub_save_area(const StubSaved& saved,
 StubSaved read_stub_save_area(std::span<const std::byte> from, const Registers& current) {
   SaveArea area{};
   std::memcpy(static_cast<void*>(&area), from.data(), std::min(from.size(), sizeof area));
-  StubSaved saved{current, area.frame.mask, area.process, area.thread, area.notify_signal};
+  StubSaved saved{current,     area.frame.mask,    area.process,
+                  area.thread, area.notify_signal, area.goes_on != 0};
   std::copy_n(area.frame.registers, 31, saved.registers.raw.regs);
   saved.registers.raw.sp = area.frame.sp;
   saved.registers.raw.pc = area.frame.pc;

@@ -5,6 +5,10 @@
 
 namespace godwit::arch {
 
+std::int64_t next_call(const Registers& registers) {
+  return static_cast<std::int64_t>(registers.raw.rax);
+}
+
 void set_next_call(Registers& registers, std::int64_t number) {
   registers.raw.rax = static_cast<std::uint64_t>(number);
 }

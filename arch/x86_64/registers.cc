@@ -57,6 +57,7 @@ bool resolve_restart(Registers& registers, InterruptedCall* interrupted) {
       if (interrupted != nullptr) {
         interrupted->number = registers.system_call();
         for (int i = 0; i < 6; ++i) interrupted->arguments[i] = registers.argument(i);
+        interrupted->return_address = registers.raw.rip;
       }
       [[fallthrough]];
     case kRestartSys:
@@ -72,10 +73,17 @@ bool resolve_restart(Registers& registers, InterruptedCall* interrupted) {
   return hidden_state;
 }
 
+bool rewinds_before_stop() { return false; }
+bool may_hide_restart(const Registers&) { return false; }
+void keep_restart(Registers&) {}  // its result says so
+
 std::string_view name() { return "x86_64"; }
 
 bool runs_native_code(const Registers& registers) { return registers.raw.cs == kUserCodeSegment64; }
 
 std::span<const int> notes_lost_by_calls() { return {}; }
+
+// The base of TLS is one of the general registers, and the rest is in the XSAVE image.
+std::span<const int> further_notes() { return {}; }
 
 }  // namespace godwit::arch

@@ -104,7 +104,7 @@ std::vector<std::byte> make_stub_save_area(const StubSaved& saved, std::span<con
 StubSaved read_stub_save_area(std::span<const std::byte> from, const Registers& current) {
   SaveArea area{};
   std::memcpy(&area, from.data(), std::min(from.size(), sizeof area));
-  StubSaved saved{current, area.mask, area.process, area.thread, area.notify_signal};
+  StubSaved saved{current, area.mask, area.process, area.thread, area.notify_signal, false};
   user_regs_struct& raw = saved.registers.raw;
   raw.r15 = area.r15, raw.r14 = area.r14, raw.r13 = area.r13, raw.r12 = area.r12;
   raw.rbp = area.rbp, raw.rbx = area.rbx, raw.r11 = area.r11, raw.r10 = area.r10;

@@ -52,6 +52,8 @@ bool try_ptrace_continue(pid_t tid, int signal) {
   return try_request(PTRACE_CONT, "PTRACE_CONT", tid, static_cast<std::uint64_t>(signal));
 }
 
+bool try_ptrace_to_call(pid_t tid) { return try_request(PTRACE_SYSCALL, "PTRACE_SYSCALL", tid, 0); }
+
 bool try_ptrace_detach(pid_t tid, int signal) {
   return try_request(PTRACE_DETACH, "PTRACE_DETACH", tid, static_cast<std::uint64_t>(signal));
 }

@@ -22,6 +22,8 @@ namespace godwit {
 int try_ptrace_seize(pid_t tid, std::uint64_t options);
 bool try_ptrace_interrupt(pid_t tid);  // of a running thread
 bool try_ptrace_continue(pid_t tid, int signal);
+// PTRACE_SYSCALL: until it enters or leaves a call, or stops before.
+bool try_ptrace_to_call(pid_t tid);
 bool try_ptrace_detach(pid_t tid, int signal);
 bool try_ptrace_single_step(pid_t tid, int signal);
 // Returns 0 or the errno.

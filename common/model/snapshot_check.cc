@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <set>
 
+#include "arch/arch.h"
 #include "common/base/error.h"
 #include "common/base/page_range.h"
 #include "common/base/printable.h"
@@ -22,6 +23,7 @@ constexpr std::uint64_t kUserSpaceEnd = 1ULL << 57;
 constexpr std::size_t kPathMaximum = 4096;
 constexpr std::size_t kCommMaximum = 15;
 constexpr std::size_t kRegistersMaximum = 64 << 10;
+constexpr int kRegisterSetsMaximum = 16;
 constexpr std::size_t kAuxvMaximum = 4096;
 constexpr int kSignalMaximum = 64;
 constexpr std::uint32_t kProtection = PROT_READ | PROT_WRITE | PROT_EXEC;
@@ -79,6 +81,16 @@ void check_thread(const proto::Thread& thread, bool has_registers) {
   if (thread.vector_registers().size() > vector_bytes) {
     malformed("{}: {} bytes in {} of vector registers", what, thread.vector_registers().size(),
               vector_bytes);
+  }
+  if (thread.further_registers_size() > kRegisterSetsMaximum) {
+    malformed("{}: {} register sets", what, thread.further_registers_size());
+  }
+  for (const proto::RegisterSet& set : thread.further_registers()) {
+    const auto known = arch::further_notes();
+    if (std::ranges::find(known, static_cast<int>(set.note())) == known.end() ||
+        set.content().size() > kRegistersMaximum) {
+      malformed("{}: {} bytes in register set {:#x}", what, set.content().size(), set.note());
+    }
   }
   if (thread.parent_death_signal() != 0) check_signal(thread.parent_death_signal(), what);
   if (thread.has_blocked_call() && thread.blocked_call().arguments_size() > 6) {

@@ -140,10 +140,11 @@ int work(Workload& load) {
 }
 
 // Does all there is to do, over and over.
-int meddle(pid_t pid, unsigned seed) {
+int meddle(pid_t pid, unsigned seed, std::atomic<bool>& begun) {
   std::minstd_rand random(seed);
   for (;;) {
     RemoteTask task = RemoteTask::attach(pid);
+    begun = true;
     for (int stop = 0; stop < 3; ++stop) {
       SyscallBatch batch;
       const DataAt path = batch.put_string("/proc/self/stat");
@@ -212,7 +213,10 @@ TEST(AgentDeath, LeavesTheTaskRunning) {
   std::minstd_rand random(static_cast<unsigned>(getpid()));
   int with_leftovers = 0;
   for (int i = 0; i < kKills; ++i) {
-    Child agent([&] { return meddle(child.pid(), static_cast<unsigned>(i)); });
+    Shared<std::atomic<bool>> begun;
+    Child agent([&] { return meddle(child.pid(), static_cast<unsigned>(i), *begun); });
+    // Every second one dies in its work also where it takes long to begin.
+    ASSERT_TRUE(i % 2 == 0 || wait_until([&] { return begun->load(); }));
     usleep(1000 + random() % 15'000);
     kill(agent.pid(), SIGKILL);
     ASSERT_EQ(agent.wait(), 1000 + SIGKILL) << "the agent failed by itself, round " << i;

@@ -98,8 +98,10 @@ void BatchRunner::suspend_seccomp(Tracee& thread) {
 void BatchRunner::write_save_area(Tracee& thread) {
   std::vector<std::byte> vector_state;
   if (arch::tail_needs_vector_state()) vector_state = thread.vector_state();
-  const arch::StubSaved saved{thread.own_, thread.own_mask_, inner_pid(), inner_tid(thread),
-                              notify_signal_};
+  arch::Registers next = thread.own_;
+  const bool goes_on = thread.interrupted_call(next, nullptr);
+  const arch::StubSaved saved{thread.own_,       thread.own_mask_, inner_pid(),
+                              inner_tid(thread), notify_signal_,   goes_on};
   memory_.write(code_ + arch::stub_save_offset(), arch::make_stub_save_area(saved, vector_state));
   thread.own_changed_ = false;
   owner_ = thread.tid();

@@ -209,7 +209,10 @@ TEST(SpecialPlaces, AHandlerRunsInTheTailOfADeadAgent) {
   task.stop();
   EXPECT_EQ(task.run(ask_pid()).results()[0], child.pid());
   task.detach();
-  EXPECT_NE(traces_of_us(child.pid()), "");  // what the handler returns to
+  if (!arch::tail_needs_vector_state()) {      // else the kernel leaves the tail before there is a
+                                               // signal
+    EXPECT_NE(traces_of_us(child.pid()), "");  // what the handler returns to
+  }
   shared->leave = 1;
   const std::uint64_t before = shared->rounds;
   EXPECT_TRUE(wait_until([&] { return shared->rounds > before; }));

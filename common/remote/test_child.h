@@ -93,14 +93,15 @@ inline std::string traces_of_us(pid_t pid) {
   std::string found;
   for (const MapsLine& line : read_maps(pid)) {
     if (line.path.find("godwit]") != std::string::npos) found += "scratch mapped; ";
-    if (line.path != "[vdso]") continue;
+    const bool vdso = line.path == "[vdso]";
+    if (!vdso && ((line.protection & PROT_EXEC) == 0 || line.shared || line.inode == 0)) continue;
     std::string page(kPageSize, '\0');
     if (pread(memory.get(), page.data(), page.size(),
               static_cast<off_t>(line.range.end - kPageSize)) < 0) {
-      found += "vdso unreadable; ";
+      found += line.path + " unreadable; ";
     }
-    if (page.find("GODWIT-STUB") != std::string::npos) found += "code in the vDSO; ";
-    if (page.find_last_not_of('\0') > kPageSize - 600) found += "bytes behind the vDSO; ";
+    if (page.find("GODWIT-STUB") != std::string::npos) found += "code in " + line.path + "; ";
+    if (vdso && page.find_last_not_of('\0') > kPageSize - 600) found += "bytes behind the vDSO; ";
   }
   return found;
 }

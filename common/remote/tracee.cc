@@ -7,10 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <memory>
 #include <optional>
 
+#include "arch/arch.h"
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/log.h"
@@ -138,6 +140,12 @@ void Tracee::note_stop(int status) {
 }
 
 void Tracee::wait_stopped(std::int64_t nap_us) {
+  if (stopped_ || gone_) return;
+  wait_event_stop(nap_us);
+  if (!gone_) show_interrupted_call();
+}
+
+void Tracee::wait_event_stop(std::int64_t nap_us) {
   if (stopped_ || gone_) return;
   std::int64_t start = monotonic_ns();
   int status = 0;
@@ -279,7 +287,7 @@ arch::Registers Tracee::portable_registers(
     std::optional<arch::InterruptedCall>* blocked_call) const {
   arch::Registers registers = this->registers();
   arch::InterruptedCall interrupted;
-  const bool hidden_state = arch::resolve_restart(registers, &interrupted);
+  const bool hidden_state = interrupted_call(registers, &interrupted);
   if (blocked_call != nullptr) {
     *blocked_call = hidden_state ? std::optional(interrupted) : std::nullopt;
   }
@@ -304,6 +312,25 @@ std::span<const std::byte> Tracee::vector_state(std::span<std::byte> memory) con
 
 void Tracee::set_vector_state(const std::vector<std::byte>& state) {
   ptrace_set_regset(tid(), arch::vector_note_type(), state);
+  lost_regsets_.clear();  // they were more of the registers that are replaced
+}
+
+std::optional<std::vector<std::byte>> Tracee::further_regset(int note) const {
+  if (borrowed_) {
+    for (const auto& [lost, content] : lost_regsets_) {
+      if (lost == note) return content;
+    }
+  }
+  return ptrace_regset(tid(), note, kRegsetBytesMax);
+}
+
+void Tracee::set_further_regset(int note, std::span<const std::byte> content) {
+  if (!stopped_) fail("thread {} runs: its registers cannot be set", tid());
+  ptrace_set_regset(tid(), note, content);
+  const auto lost = arch::notes_lost_by_calls();
+  if (!borrowed_ || std::ranges::find(lost, note) == lost.end()) return;
+  std::erase_if(lost_regsets_, [&](const auto& kept) { return kept.first == note; });
+  lost_regsets_.emplace_back(note, std::vector(content.begin(), content.end()));
 }
 
 std::uint64_t Tracee::signal_mask() const {

@@ -66,10 +66,17 @@ class Tracee {
   // The same into `memory`, which has room for it; the part that it takes.
   std::span<const std::byte> vector_state(std::span<std::byte> memory) const;
   void set_vector_state(const std::vector<std::byte>& state);
+  // Regset arch::further_notes() as the thread had it when it stopped; nothing where it has none.
+  std::optional<std::vector<std::byte>> further_regset(int note) const;
+  void set_further_regset(int note, std::span<const std::byte> content);
   std::uint64_t signal_mask() const;  // the task's own, also while a batch has replaced it
   void set_signal_mask(std::uint64_t mask);
   std::vector<siginfo_t> pending_signals(bool shared) const;  // PTRACE_PEEKSIGINFO, not consumed
   std::optional<RseqConfiguration> rseq() const;              // PTRACE_GET_RSEQ_CONFIGURATION
+  // arch::resolve_restart() for this thread.
+  bool interrupted_call(arch::Registers& registers, arch::InterruptedCall* interrupted) const;
+  // Registers that were set go on with call `number`, where they do not say so themselves.
+  void note_interrupted_call(std::int64_t number) { shown_call_ = number; }
 
  private:
   friend class RemoteTask;
@@ -89,6 +96,12 @@ class Tracee {
   bool try_see_stop(int* status);
   void note_stop(int status);
   [[noreturn]] void throw_not_stopped() const;
+  void wait_event_stop(std::int64_t nap_us);  // wait_stopped() but for what comes last there
+  // At a stop: makes the registers say which call the kernel would go on with
+  // (arch::may_hide_restart).
+  void show_interrupted_call();
+  bool stands_before_call(const arch::Registers& registers) const;
+  bool in_call_stop() const;  // of PTRACE_SYSCALL
   void restore_own_state();
   void read_own_state();
   // The thread leaves its stop; the signal whose delivery the stop interrupted goes on.
@@ -113,6 +126,7 @@ class Tracee {
   bool in_signal_stop_ = false;
   int stop_signal_ = 0;  // the signal that the stop holds up and that goes on with the thread
   int group_stop_signal_ = 0;
+  std::int64_t shown_call_ = -1;          // what restart_syscall(2) goes on with, seen in this stop
   std::vector<siginfo_t> taken_signals_;  // met during a batch, queued again on the way out
   std::vector<std::pair<int, std::vector<std::byte>>> lost_regsets_;
 };

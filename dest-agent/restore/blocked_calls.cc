@@ -73,9 +73,13 @@ int go_to_call_border(pid_t tid) {
   return wait_for_stop(tid);
 }
 
-// Lets the stopped thread make the call that `registers` are about to make, and interrupts it. The
-// registers are then those of a thread stopped in it or right behind it.
-arch::Registers make_interrupted_call(pid_t tid, const arch::Registers& registers) {
+struct MadeCall {
+  arch::Registers registers;  // of a thread stopped in it or right behind it
+  bool goes_on = false;
+};
+
+// Lets the stopped thread make the call that `registers` are about to make, and interrupts it.
+MadeCall make_interrupted_call(pid_t tid, const arch::Registers& registers) {
   const std::uint64_t mask =
       ptrace_signal_mask(tid);  // RemoteTask's at the moment, or the thread's
   ptrace_set_signal_mask(tid, ~std::uint64_t{0});
@@ -86,7 +90,7 @@ arch::Registers make_interrupted_call(pid_t tid, const arch::Registers& register
   if (::ptrace(PTRACE_SYSCALL, tid, 0, 0) != 0) throw_system("PTRACE_SYSCALL of thread {}", tid);
   if (!try_ptrace_interrupt(tid)) fail("thread {} is gone", tid);
   int status = wait_for_stop(tid);
-  const arch::Registers after = ptrace_registers(tid);
+  const bool goes_on = ptrace_registers(tid).result() == kRestartBlock;
   // A stop forgets the interruption that led to it, and with it the kernel would not look whether
   // the call is to go on: one more, whose stop is the last place before it does.
   if (!is_event_stop(status) && !try_ptrace_interrupt(tid)) fail("thread {} is gone", tid);
@@ -95,7 +99,9 @@ arch::Registers make_interrupted_call(pid_t tid, const arch::Registers& register
     status = wait_for_stop(tid);
   }
   ptrace_set_signal_mask(tid, mask);
-  return after;
+  arch::Registers after = ptrace_registers(tid);
+  if (goes_on) arch::keep_restart(after);
+  return {after, goes_on};
 }
 
 }  // namespace
@@ -134,15 +140,16 @@ bool resume_blocked_call(RemoteTask& task, Tracee& tracee, const proto::Thread& 
                        static_cast<std::uint32_t>(
                            std::min<std::int64_t>(ms, std::numeric_limits<std::int32_t>::max())));
   }
-  arch::Registers after = make_interrupted_call(tracee.tid(), registers);
+  auto [after, goes_on] = make_interrupted_call(tracee.tid(), registers);
   if (original) task.write_memory(timeout.in_memory, bytes_of(*original));
   if (timeout.in_argument >= 0) {
     arch::set_argument(after, timeout.in_argument,
                        want.blocked_call().arguments(timeout.in_argument));
   }
   log_debug("thread={} call={} left_ns={} {}", want.tid(), want.blocked_call().number(), left,
-            after.result() == kRestartBlock ? "goes on" : "has ended");
+            goes_on ? "goes on" : "has ended");
   tracee.set_registers(after);
+  if (goes_on) tracee.note_interrupted_call(want.blocked_call().number());
   return true;
 }
 

@@ -198,6 +198,10 @@ void apply_thread_registers(Tracee& tracee, const proto::Thread& want) {
   in_context(
       [&] {
         tracee.set_vector_state(vector_state);
+        for (const proto::RegisterSet& set : want.further_registers()) {
+          tracee.set_further_regset(static_cast<int>(set.note()),
+                                    std::as_bytes(std::span(set.content())));
+        }
         tracee.set_signal_mask(want.signal_mask());
         tracee.set_registers(registers);
       },

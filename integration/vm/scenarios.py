@@ -96,13 +96,13 @@ class Program:
         return self._said()
 
 
-def _move_program(pair: Pair, name: str, *arguments: str, options: tuple = (),
-                  moves: int = 2) -> Outcome:
+def _move_program(pair: Pair, name: str, *arguments: str, options: tuple = (), moves: int = 2,
+                  verify: bool = True) -> Outcome:
     """There and back, verified; the program checks itself all the time."""
     program = Program(pair, name, *arguments)
     outcome = Outcome()
     for _ in range(moves):
-        outcome.runs.append(program.move("--verify", *options))
+        outcome.runs.append(program.move(*(["--verify"] if verify else []), *options))
         program.expect_well()
     program.finish()
     return outcome
@@ -111,6 +111,12 @@ def _move_program(pair: Pair, name: str, *arguments: str, options: tuple = (),
 def memory(pair: Pair) -> Outcome:
     """Pages that are rewritten, patched and given back all the time, each one checked."""
     return _move_program(pair, "memory_checker", "16", "2", "300", options=("--max-downtime", "200ms"))
+
+
+def post_copy(pair: Pair) -> Outcome:
+    """The same, with pages that follow when the program runs already."""
+    return _move_program(pair, "memory_checker", "16", "2", "300", options=("--mode", "post"),
+                         verify=False)
 
 
 def layout(pair: Pair) -> Outcome:
@@ -128,9 +134,19 @@ def threads(pair: Pair) -> Outcome:
     return _move_program(pair, "threads", options=("--max-downtime", "200ms"))
 
 
+def blocking_calls(pair: Pair) -> Outcome:
+    """Threads in every sort of call that waits: it goes on with the time that was left."""
+    return _move_program(pair, "blocking_calls", options=("--max-downtime", "500ms"))
+
+
 def python(pair: Pair) -> Outcome:
     """An interpreter at work."""
     return _move_program(pair, "compute_check.py", options=("--max-downtime", "500ms"))
+
+
+def vector_state(pair: Pair) -> Outcome:
+    """Registers beyond the general ones, in signal frames too."""
+    return _move_program(pair, "vector_state", options=("--max-downtime", "500ms"))
 
 
 class VmRedis:
@@ -206,5 +222,5 @@ def stop_and_copy(pair: Pair, mib: int = 256) -> Outcome:
 
 
 SCENARIOS = {function.__name__.replace("_", "-"): function for function in
-             (memory, layout, shared, threads, python, redis, stop_and_copy)}
+             (memory, post_copy, layout, shared, threads, vector_state, blocking_calls, python, redis, stop_and_copy)}
 MEMORY_MIB = {"stop-and-copy": 1280}

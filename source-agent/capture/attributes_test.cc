@@ -340,7 +340,9 @@ const SleepCase kSleeps[] = {
     {"nanosleep", [] { syscall(SYS_nanosleep, &kTen, nullptr); }, true},
     {"clock_nanosleep", [] { syscall(SYS_clock_nanosleep, CLOCK_BOOTTIME, 0, &kTen, nullptr); },
      true},
+#ifdef SYS_poll
     {"poll", [] { syscall(SYS_poll, nullptr, 0, 10'000); }, true},
+#endif
     {"futex",
      [] {
        static int word = 5;

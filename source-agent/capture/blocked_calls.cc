@@ -111,6 +111,9 @@ bool has_relative_timeout(std::int64_t number, const std::uint64_t* arguments) {
 
 // Which call restart_syscall continues: the kernel's stack shows it while the thread sleeps.
 std::int64_t number_behind_restart(const std::string& directory, const BlockedIn& call) {
+  // The tail of a killed agent may have brought it there (arch/): its first argument is lost.
+  const std::uint64_t instruction_bytes = arch::call_instruction().size();
+  if (call.arguments[0] == call.instruction_pointer - instruction_bytes) return kUnknown;
   auto stack = try_read(directory + "/stack");
   if (!stack || stack->empty()) stack = try_read(directory + "/wchan");
   if (!stack || stack->empty() || *stack == "0") return kUnknown;
@@ -128,13 +131,13 @@ std::int64_t number_behind_restart(const std::string& directory, const BlockedIn
              : SYS_clock_nanosleep;
 }
 
-BlockedIn place_of(const Tracee& tracee) {
+BlockedIn place_of(const Tracee& tracee, const arch::InterruptedCall& interrupted) {
   BlockedIn place;
   const arch::Registers& registers = tracee.registers();
   place.number = registers.system_call();
-  for (int i = 0; i < 6; ++i) place.arguments[i] = registers.argument(i);
+  std::ranges::copy(interrupted.arguments, place.arguments);
   place.stack_pointer = registers.stack_pointer();
-  place.instruction_pointer = registers.instruction_pointer();
+  place.instruction_pointer = interrupted.return_address;
   return place;
 }
 
@@ -221,8 +224,10 @@ std::optional<BlockedCallWatch::Call> BlockedCallWatch::call_of(pid_t host_pid,
                                                                 const Tracee& tracee) const {
   arch::Registers registers = tracee.registers();
   arch::InterruptedCall interrupted;
-  if (!arch::resolve_restart(registers, &interrupted)) return std::nullopt;
-  Call call{.place = place_of(tracee), .number = interrupted.number, .begun_ns = std::nullopt};
+  if (!tracee.interrupted_call(registers, &interrupted)) return std::nullopt;
+  Call call{.place = place_of(tracee, interrupted),
+            .number = interrupted.number,
+            .begun_ns = std::nullopt};
   const bool restarted = interrupted.number == SYS_restart_syscall;
   const auto known = calls_.find(tracee.tid());
   // With its own number it is another call: the one before would be in restart_syscall by now.
@@ -234,9 +239,11 @@ std::optional<BlockedCallWatch::Call> BlockedCallWatch::call_of(pid_t host_pid,
   if (sight == sights_.end() || !sight->second.call.same_place(call.place)) return call;
   if (restarted) call.number = sight->second.call.number;
   if (call.number != sight->second.call.number) return call;
-  // One switch: the stop itself. More: it was awake, and this may be another call of the same kind.
+  // One switch: the stop itself, or the stops that it took. More: it was awake, and this may be
+  // another call of the same kind.
+  const std::uint64_t switches_of_stop = arch::rewinds_before_stop() ? 3 : 1;
   const auto times = read_run_times(directory_of(host_pid, tracee.tid()));
-  if (times.voluntary_switches <= sight->second.switches + 1) {
+  if (times.voluntary_switches <= sight->second.switches + switches_of_stop) {
     call.begun_ns = sight->second.begun_ns;
   }
   return call;
@@ -324,7 +331,7 @@ proto::BlockedCall describe_blocked_call(const RemoteTask& task, const Tracee& t
                                          arch::Registers& registers,
                                          const BlockedCallWatch& watch) {
   arch::InterruptedCall call = interrupted;
-  const BlockedIn place = place_of(tracee);
+  const BlockedIn place = place_of(tracee, call);
   if (call.number == SYS_restart_syscall) {
     if (const auto number = watch.number(tracee.tid(), place)) {
       call.number = *number;

@@ -165,6 +165,31 @@ bool same_bytes(std::span<const std::byte> bytes, const std::string& text) {
   return bytes.size() == text.size() && std::memcmp(bytes.data(), text.data(), text.size()) == 0;
 }
 
+bool same_further_registers(const Tracee& tracee, const proto::Thread& before) {
+  int seen = 0;
+  for (const int note : arch::further_notes()) {
+    const auto now = tracee.further_regset(note);
+    if (!now) continue;
+    if (seen == before.further_registers_size()) return false;
+    const proto::RegisterSet& known = before.further_registers(seen++);
+    if (known.note() != static_cast<std::uint32_t>(note) || !same_bytes(*now, known.content())) {
+      return false;
+    }
+  }
+  return seen == before.further_registers_size();
+}
+
+void read_further_registers(const Tracee& tracee, proto::Thread& thread) {
+  thread.clear_further_registers();
+  for (const int note : arch::further_notes()) {
+    const auto content = tracee.further_regset(note);
+    if (!content) continue;
+    proto::RegisterSet& set = *thread.add_further_registers();
+    set.set_note(static_cast<std::uint32_t>(note));
+    set.set_content(content->data(), content->size());
+  }
+}
+
 // The thread stands where it stood, to the last bit of its registers: in the same call, or in the
 // same one again.
 bool stands_still(const Tracee& tracee, const proto::Thread& before,
@@ -183,7 +208,8 @@ bool stands_still(const Tracee& tracee, const proto::Thread& before,
   const std::size_t used = before.vector_registers().size();
   return vectors.size() == before.vector_bytes() &&
          same_bytes(vectors.first(used), before.vector_registers()) &&
-         all_zero(vectors.subspan(used)) && tracee.pending_signals(false).empty();
+         all_zero(vectors.subspan(used)) && same_further_registers(tracee, before) &&
+         tracee.pending_signals(false).empty();
 }
 
 void read_rseq(const Tracee& tracee, proto::Thread& thread) {
@@ -211,6 +237,7 @@ void read_by_ptrace(CaptureContext& context, Tracee& tracee, const BlockedCallWa
   const auto vector_state = tracee.vector_state();
   thread.set_vector_bytes(static_cast<std::uint32_t>(vector_state.size()));
   thread.set_vector_registers(vector_state.data(), bytes_before_zeros(vector_state));
+  read_further_registers(tracee, thread);
   thread.set_signal_mask(tracee.signal_mask());
   read_rseq(tracee, thread);
 }

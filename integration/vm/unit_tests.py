@@ -1,0 +1,28 @@
+"""Unit tests of another processor, in the first machine: the image has them where the project is built
+for it (cross.py)."""
+
+from .pair import Pair
+from .scenarios import Outcome
+
+# Those of what rests on the processor, in the order in which a port begins.
+LIBRARIES = ("arch", "remote", "capture", "restore")
+# What a machine with one processor that is emulated has no time for: threads that take the processor
+# from the test itself, and as many of them as it can hardly start.
+LEFT_OUT = ("RemoteTask.StopsAThreadThatGetsNoProcessor", "RemoteTask.StopsAllThreads",
+            "AgentDeath.LosesNoSignalThatItHoldsUp")
+TIMEOUT_S = 300
+
+
+def unit_tests(pair: Pair) -> Outcome:
+    """All of them pass."""
+    passed = 0
+    for library in LIBRARIES:
+        done = pair.a.machine.run(f"/godwit/tests/godwit_{library}_test", "--gtest_brief=1",
+                                  f"--gtest_filter=-{':'.join(LEFT_OUT)}", timeout_s=TIMEOUT_S)
+        if done.code != 0:
+            raise AssertionError(f"unit tests of {library}: {done}")
+        passed += int(done.said.rsplit("[  PASSED  ]", 1)[1].split()[0])
+    return Outcome(notes=f"{passed} tests")
+
+
+SCENARIOS = {"unit-tests": unit_tests}
