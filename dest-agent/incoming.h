@@ -17,12 +17,12 @@
 #include "common/wire/channel.h"
 #include "common/wire/key_folder.h"
 #include "common/wire/page_server_process.h"
-#include "dest-agent/huge_pages.h"
 #include "dest-agent/lazy_restore.h"
 #include "dest-agent/network.h"
 #include "dest-agent/nursery.h"
 #include "dest-agent/options.h"
 #include "dest-agent/post_copy.h"
+#include "dest-agent/restore/huge_pages.h"
 #include "dest-agent/skeleton.h"
 #include "dest-agent/told_status.h"
 

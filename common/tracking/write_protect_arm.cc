@@ -34,8 +34,9 @@ void disarm_write_protect(int uffd, std::span<const PageRange> ranges) {
   constexpr useconds_t kPauseUs = 200;
   for (const PageRange& range : ranges) {
     if (range.bytes() > kReservedBytes) continue;
-    for (Address at = range.start; at < range.end; at += kStepBytes) {
-      const PageRange step{at, std::min(range.end, at + kStepBytes)};
+    for (Address at = range.start; at < range.end;) {
+      const PageRange step{at, at + std::min(range.end - at, kStepBytes)};
+      at = step.end;
       const std::int64_t began_ns = monotonic_ns();
       try_userfaultfd_unregister(uffd, step);
       if (monotonic_ns() - began_ns > kShortNs) ::usleep(kPauseUs);

@@ -1,4 +1,4 @@
-#include "dest-agent/huge_pages.h"
+#include "dest-agent/restore/huge_pages.h"
 
 #include "common/base/error.h"
 #include "common/base/log.h"
