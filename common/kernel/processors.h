@@ -1,5 +1,5 @@
-// What scheduling calls take: sets of processors (sched_setaffinity(2), /sys/devices/system/cpu)
-// and sched_setattr(2)'s structure, which this system's libc lacks.
+// What scheduling calls take: sets of processors (sched_setaffinity(2), /sys/devices/system/cpu),
+// sched_setattr(2)'s structure, which this system's libc lacks, and a number of ioprio_get(2).
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,9 @@
 #include <vector>
 
 namespace godwit {
+
+// Of ioprio_get(2) and ioprio_set(2): of one thread. <linux/ioprio.h> is C only in some versions.
+inline constexpr int kIoPriorityOfThread = 1;  // IOPRIO_WHO_PROCESS
 
 // struct sched_attr of sched_setattr(2). Of an ordinary task, runtime_ns is its slice.
 struct SchedulingAttributes {

@@ -4,7 +4,6 @@
 #include <grp.h>
 #include <gtest/gtest.h>
 #include <linux/capability.h>
-#include <linux/ioprio.h>
 #include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/personality.h>
@@ -142,7 +141,7 @@ void set_thread(const char* name, int nice, int policy, int cpu) {
   sched_setscheduler(0, policy, &none);
   setpriority(PRIO_PROCESS, tid, nice);
   prctl(PR_SET_TIMERSLACK, 77'000 + nice);
-  syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 2 << 13 | nice);
+  syscall(SYS_ioprio_set, kIoPriorityOfThread, 0, 2 << 13 | nice);
   if (cpu >= 0) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);

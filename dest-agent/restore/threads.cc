@@ -1,6 +1,5 @@
 #include "dest-agent/restore/threads.h"
 
-#include <linux/ioprio.h>
 #include <linux/prctl.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -123,7 +122,7 @@ void plan(const proto::Thread* have, const proto::Thread& want,
   }
   if (have == nullptr || !same_policy(have->scheduling(), scheduling)) set_policy(want, batch);
   if (have == nullptr || have->scheduling().io_priority() != scheduling.io_priority()) {
-    batch.add(SYS_ioprio_set, {IOPRIO_WHO_PROCESS, 0, scheduling.io_priority()},
+    batch.add(SYS_ioprio_set, {kIoPriorityOfThread, 0, scheduling.io_priority()},
               fmt::format("{}, I/O priority {}", name_of(want), scheduling.io_priority()));
   }
   if ((have == nullptr || have->timer_slack_ns() != want.timer_slack_ns()) &&

@@ -1,7 +1,6 @@
 // Threads, each with settings of its own that only it can see: name, nice, policy, affinity, I/O
 // priority, timer slack, alternate stack, signal mask, thread-local values. Each looks at its own
 // all the time and computes; threads also come and go.
-#include <linux/ioprio.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -20,6 +19,7 @@ using selfcheck::expect_equal;
 using selfcheck::must;
 
 constexpr int kThreads = 8;
+constexpr int kOfThread = 1;  // IOPRIO_WHO_PROCESS: <linux/ioprio.h> is C only in some versions
 constexpr std::size_t kStackBytes = 64 << 10;
 
 std::atomic<bool> stop{false};
@@ -64,7 +64,7 @@ void apply(Settings& settings) {
   must(sched_setscheduler(0, settings.policy, &none), "set policy");
   must(setpriority(PRIO_PROCESS, settings.tid, settings.nice), "set nice");
   must(prctl(PR_SET_TIMERSLACK, settings.slack_ns), "set timer slack");
-  must(syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, settings.io_priority), "ioprio_set");
+  must(syscall(SYS_ioprio_set, kOfThread, 0, settings.io_priority), "ioprio_set");
   if (settings.bound) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
@@ -89,8 +89,7 @@ void check(const Settings& settings) {
   errno = 0;
   expect_equal(getpriority(PRIO_PROCESS, settings.tid), settings.nice, who + "nice");
   expect_equal(prctl(PR_GET_TIMERSLACK), settings.slack_ns, who + "timer slack");
-  expect_equal(syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0), settings.io_priority,
-               who + "I/O priority");
+  expect_equal(syscall(SYS_ioprio_get, kOfThread, 0), settings.io_priority, who + "I/O priority");
   cpu_set_t cpus;
   must(sched_getaffinity(0, sizeof(cpus), &cpus), who + "sched_getaffinity");
   if (settings.bound) expect_equal(CPU_COUNT(&cpus), 1, who + "bound processors");

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/ioprio.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -34,7 +33,7 @@ std::string ThreadWatch::from_outside() const {
   std::array<char, kCpuBytes> cpus;
   std::array<char, kNameBytes> name;
   const auto id = static_cast<long>(host_tid_);
-  const long priority = ::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, id);
+  const long priority = ::syscall(SYS_ioprio_get, kIoPriorityOfThread, id);
   const long cpu_bytes = ::syscall(SYS_sched_getaffinity, id, cpus.size(), cpus.data());
   const auto name_bytes =
       name_.valid() ? ::pread(name_.get(), name.data(), name.size(), 0) : ssize_t{-1};

@@ -1,7 +1,6 @@
 #include "source-agent/capture/threads.h"
 
 #include <linux/capability.h>
-#include <linux/ioprio.h>
 #include <linux/kcmp.h>
 #include <linux/prctl.h>
 #include <sched.h>
@@ -72,7 +71,7 @@ ThreadQuery::ThreadQuery(SyscallBatch& batch)
   batch.add(SYS_prctl, {PR_GET_NAME, name_, 0, 0, 0}, "name");
   batch.add(SYS_get_robust_list, {0, robust_head_, robust_bytes_});
   batch.add(SYS_sched_getattr, {0, attributes_, sizeof(SchedulingAttributes), 0});
-  io_priority_ = batch.add(SYS_ioprio_get, {IOPRIO_WHO_PROCESS, 0});
+  io_priority_ = batch.add(SYS_ioprio_get, {kIoPriorityOfThread, 0});
   cpus_row_ = batch.add(SYS_sched_getaffinity, {0, kCpuBytes, cpus_});
   batch.add(SYS_rt_sigpending, {pending_, kSignalSetBytes});
   batch.add(SYS_getresuid, {uids_, uids_ + 4, uids_ + 8});
