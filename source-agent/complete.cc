@@ -1,6 +1,7 @@
 // After the commit: the source's copy goes, packets that still come here are forwarded for a while,
 // and nothing of the migration is left.
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -8,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/scope_exit.h"
 #include "common/kernel/precedence.h"
+#include "common/kernel/proc_status.h"
 #include "common/model/workload.h"
 #include "source-agent/checkpoint.h"
 #include "source-agent/migration.h"
@@ -37,6 +39,14 @@ bool await_end(Migration& migration, int process) {
   return false;
 }
 
+// Giving back much memory takes a processor for long, and nobody waits for it.
+void give_way(pid_t host_pid) {
+  constexpr int kLeast = 19;
+  for (const pid_t tid : list_threads(host_pid)) {
+    ::setpriority(PRIO_PROCESS, static_cast<id_t>(tid), kLeast);
+  }
+}
+
 // The sockets' duplicates are in repair mode: the last one to be closed says nothing on the wire.
 // What is in the group was frozen all the time: its number can't have come to mean another process.
 void end_source_copy(Migration& migration) {
@@ -47,6 +57,7 @@ void end_source_copy(Migration& migration) {
   });
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, migration.options.pid, 0)));
   if (process.valid() && is_alive(migration.record.process)) {
+    give_way(migration.options.pid);
     ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
     migration.group->thaw();
     if (!await_end(migration, process.get())) {
