@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
 #include "page-server/answering_precedence.h"
 
@@ -30,10 +31,11 @@ void read_pages(int memory, Address from, std::span<std::byte> to) {
 }  // namespace
 
 FaultAnswers::FaultAnswers(PageServiceLink& link, TlsStream stream, MissingPages& missing,
-                           FindMemory find_memory)
+                           BackgroundTurns& turns, FindMemory find_memory)
     : link_(link),
       stream_(std::move(stream)),
       missing_(missing),
+      turns_(turns),
       find_memory_(std::move(find_memory)) {}
 
 void FaultAnswers::run() {
@@ -56,6 +58,7 @@ void FaultAnswers::answer(const FaultRequest& request, bool alone) {
     fail("the destination asks for page {:x} of address space {}, which it is not missing",
          request.page, request.space);
   }
+  turns_.answered(monotonic_ns());
   const auto taken = missing_.take_at(request.space, request.page, alone ? 1 + kNeighbourPages : 1);
   // The background stream may have it, behind much else: it is sent again, since somebody waits.
   send(request.space, {request.page, request.page + kPageSize});

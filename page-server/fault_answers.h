@@ -8,6 +8,7 @@
 #include "common/wire/page_frame.h"
 #include "common/wire/page_service_link.h"
 #include "common/wire/tls_stream.h"
+#include "page-server/background_turns.h"
 #include "page-server/missing_pages.h"
 
 namespace godwit {
@@ -16,9 +17,9 @@ class FaultAnswers {
  public:
   // The memory file of an address space.
   using FindMemory = std::function<int(std::uint32_t space)>;
-  // Borrows the link and `missing`.
+  // Borrows the link, `missing` and `turns`, which hears of each answer.
   FaultAnswers(PageServiceLink& link, TlsStream stream, MissingPages& missing,
-               FindMemory find_memory);
+               BackgroundTurns& turns, FindMemory find_memory);
 
   // Answers until the destination closes the connection. Throws Error, also for a page that is not
   // missing there.
@@ -31,6 +32,7 @@ class FaultAnswers {
   PageServiceLink& link_;
   TlsStream stream_;
   MissingPages& missing_;
+  BackgroundTurns& turns_;
   FindMemory find_memory_;
   PageFrame frame_;
 };

@@ -31,7 +31,8 @@ class LazyPairTest : public PageServerTest {
   }
 
   Round switch_lazily(std::uint32_t number, std::uint64_t generation,
-                      const std::vector<PageRange>& eager = {}, bool final = true) {
+                      const std::vector<PageRange>& eager = {}, bool final = true,
+                      std::uint64_t written_pages = 0) {
     proto::PageOrder order;
     proto::SendRound& round = *order.mutable_send_round();
     round.set_round(number);
@@ -39,6 +40,7 @@ class LazyPairTest : public PageServerTest {
     round.set_generation(generation);
     round.set_final(final);
     round.set_lazy(true);
+    round.set_eager_written_pages(written_pages);
     for (const PageRange& range : eager) {
       proto::PageSpan& span = *round.add_eager();
       span.set_start(range.start);
@@ -204,6 +206,37 @@ TEST_F(LazyPairTest, PagesAreNamedAhead) {
   EXPECT_EQ(hash_there(pages(12, 1)), hash_of_source(pages(12, 1)));
   send_missing();
   finish();
+  expect_equal({memory});
+}
+
+// What is written before the switch is likely to be touched after it.
+TEST_F(LazyPairTest, TheWorkingSetTravelsAhead) {
+  const PageRange memory = pages(0, 256);
+  map_both(memory);
+  have_.fill(memory, 2);
+  start();
+  start_faults();
+  set_areas(1, {{memory}});
+  const Round all = switch_lazily(1, 1, {}, false);
+  EXPECT_EQ(all.sent.pages(), 0u);
+  have_.fill(pages(10, 4), 3);
+  have_.clear(pages(20, 1));  // and one that is zeros now
+  set_areas(2, {{memory, proto::PageArea::ANONYMOUS, false}});
+  const Round ahead = switch_lazily(2, 2, {}, false, 100);
+  EXPECT_EQ(ahead.sent.pages() + ahead.sent.zero_pages(), 5u);
+  have_.fill(pages(12, 1), 4);
+  set_areas(3, {{memory, proto::PageArea::ANONYMOUS, false}});
+  const Round last = switch_lazily(3, 3);
+  EXPECT_EQ(last.sent.missing_pages(), 252u);
+  EXPECT_EQ(last.received.missing_pages(), 252u);
+  ASSERT_EQ(last.received.stale_size(), 1);
+  EXPECT_EQ(last.received.stale(0).start(), pages(12, 1).start);
+  serve({memory}, last.received);
+  EXPECT_EQ(hash_there(pages(10, 2)), hash_of_source(pages(10, 2)));
+  EXPECT_EQ(hash_there(pages(20, 1)), hash_of_source(pages(20, 1)));
+  EXPECT_EQ(hash_there(pages(12, 1)), hash_of_source(pages(12, 1)));
+  send_missing();
+  EXPECT_EQ(finish().faults(), 1u);  // the page that was written again
   expect_equal({memory});
 }
 

@@ -1,11 +1,37 @@
 #include "page-server/lazy_round.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "common/base/error.h"
 #include "page-server/areas.h"
 
 namespace godwit {
+
+namespace {
+
+// Something of each will be touched soon.
+void take_small_areas(std::span<const TrackedArea> areas, std::uint64_t pages_max,
+                      LeftPages& left) {
+  std::vector<std::pair<std::uint64_t, PageRange>> sizes;
+  for (const TrackedArea& area : areas) {
+    if (area.kind != AreaKind::kAnonymous) continue;
+    std::uint64_t pages = 0;
+    left.missing.for_each_run(area.range, [&](const PageRange& run) { pages += run.pages(); });
+    if (pages > 0) sizes.emplace_back(pages, area.range);
+  }
+  std::sort(sizes.begin(), sizes.end(),
+            [](const auto& one, const auto& other) { return one.first < other.first; });
+  for (const auto& [pages, range] : sizes) {
+    if (pages > pages_max) return;
+    pages_max -= pages;
+    left.missing.clear(range);
+    left.written.clear(range);
+  }
+}
+
+}  // namespace
 
 LeftPages leave_for_later(const proto::SendRound& order, std::span<const TrackedArea> areas,
                           PageBitmap& data) {
@@ -21,6 +47,7 @@ LeftPages leave_for_later(const proto::SendRound& order, std::span<const Tracked
       if (now.end < run.end) left.written.set({now.end, run.end});
     });
   }
+  take_small_areas(areas, order.eager_area_pages(), left);
   for (const proto::PageSpan& span : order.eager()) {
     const auto range = PageRange::make(span.start(), span.end());
     if (!range) fail("range {:x}-{:x} is not whole pages", span.start(), span.end());

@@ -79,6 +79,20 @@ TEST(LazyRoundTest, WhatWasWrittenLastGoesFirst) {
   EXPECT_EQ(runs_of(left.missing), (std::vector{pages(13, 1), pages(30, 2)}));
 }
 
+TEST(LazyRoundTest, AreasOfFewPagesTravelWhole) {
+  PageBitmap data = bitmap_of({pages(0, 5), pages(20, 2), pages(40, 3), pages(60, 1)});
+  const std::vector<TrackedArea> areas{{pages(0, 20), AreaKind::kAnonymous},
+                                       {pages(20, 20), AreaKind::kAnonymous},
+                                       {pages(40, 20), AreaKind::kAnonymous},
+                                       {pages(60, 20), AreaKind::kSharedAnonymous}};
+  proto::SendRound order;
+  order.set_eager_area_pages(6);  // the third one would be one too many
+  const LeftPages left = leave_for_later(order, areas, data);
+  EXPECT_EQ(runs_of(left.missing), (std::vector{pages(0, 5)}));
+  EXPECT_EQ(runs_of(left.written), (std::vector{pages(0, 5)}));
+  EXPECT_EQ(runs_of(data), (std::vector{pages(20, 2), pages(40, 3), pages(60, 1)}));
+}
+
 TEST(LazyRoundTest, ARangeThatIsNotPagesIsRefused) {
   PageBitmap data;
   proto::SendRound order;

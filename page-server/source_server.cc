@@ -25,6 +25,7 @@
 #include "common/tracking/tracker_probe.h"
 #include "common/tracking/write_protect_tracker.h"
 #include "page-server/areas.h"
+#include "page-server/background_turns.h"
 #include "page-server/copy_on_write.h"
 #include "page-server/direct_sink.h"
 #include "page-server/fault_answers.h"
@@ -110,6 +111,7 @@ class SourceServer {
   std::atomic<bool> behind_faults_{false};  // missing pages: others wait on the same link
   std::thread writer_;
   MissingPages missing_;           // after a lazy round
+  BackgroundTurns turns_;          // of the stream of these
   std::thread background_stream_;  // once they travel
 };
 
@@ -343,6 +345,7 @@ void SourceServer::send_round(const proto::SendRound& order) {
       missing_.put_first(order.space(), left.written);
     } else {
       const bool first = space.named.empty();
+      findings.data.for_each_run([&](const PageRange& run) { space.named.clear(run); });
       left.missing.for_each_run([&](const PageRange& run) {
         if (!first) space.recent.set(run);
         space.named.set(run);
@@ -355,7 +358,7 @@ void SourceServer::send_round(const proto::SendRound& order) {
   PageReader reader(space.memory.get(), sink(), space.sent, order.space(), order.round(),
                     order.generation(), order.final());
   // What was named ahead and travels after all is heard of, whatever it holds.
-  if (order.lazy() && order.final()) reader.tell_zeros();
+  if (order.lazy()) reader.tell_zeros();
   if (tracker_ == TrackerKind::kSoftDirty) reader.compare_shared(space.contents);
   RoundProgress progress(link_, order.round(), order.final());
   read(space, findings, reader, progress);
@@ -387,7 +390,7 @@ void SourceServer::start_faults(PageServiceLink::Order& order) {
                                         monotonic_ns() + kHandshakeNs);
   stream.write(std::as_bytes(std::span(start.page_token())), monotonic_ns() + kHandshakeNs);
   auto answers = std::make_shared<FaultAnswers>(
-      link_, std::move(stream), missing_,
+      link_, std::move(stream), missing_, turns_,
       [this](std::uint32_t number) { return space(number).memory.get(); });
   std::thread([this, answers] {
     try {
@@ -416,6 +419,7 @@ void SourceServer::send_missing(const proto::SendMissing& order) try {
   behind_faults_ = true;
   take_short_turns(true);
   const std::int64_t start_ns = monotonic_ns();
+  turns_.answered(start_ns);  // the task has only just begun, and will need this and that
   RoundStatistics sum;
   for (auto& [number, space] : spaces_) {
     PageReader reader(space.memory.get(), sink(), space.sent, number, order.round(),
@@ -450,6 +454,7 @@ void SourceServer::send(const PageFrame& frame) try {
     if (behind_faults_) {
       piece_bytes = std::min(piece_bytes, kPieceBehindFaultsBytes);
       await_little_in_flight(stream_->fd());
+      turns_.take();
     }
     const auto piece = data.first(piece_bytes);
     const std::int64_t wait_ns = limit_.delay_ns(piece.size(), monotonic_ns());

@@ -87,8 +87,8 @@ void calm_streams(Migration& migration, const proto::FdTable& fd_table) {
   }
 }
 
-// Where pages stay here anyway, those that are written most stay as well: the round only names
-// them, and the destination drops what it has of them before the blackout.
+// Where pages stay here anyway, the round sends what will be touched first, as far as that takes no
+// time, and only names the rest: the destination drops what it has of it before the blackout.
 void send_what_was_written(Migration& migration) {
   if (migration.options.max_rounds == 0) return;
   add_round(migration.report, run_round(migration));

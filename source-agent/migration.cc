@@ -97,6 +97,22 @@ void add_spans(const std::vector<PageRange>& ranges,
   }
 }
 
+// What travels ahead of a switch with pages missing, since it will be touched first: as much as the
+// link takes in a moment, or, as long as nobody knows it, what is little for most links.
+std::uint64_t working_set_pages_max(const std::vector<RoundReport>& rounds) {
+  constexpr std::uint64_t kPagesMax = 8192;
+  constexpr std::uint64_t kUnknownPages = 4096;
+  constexpr std::uint64_t kTellingBytes = 1 << 20;
+  constexpr std::uint64_t kMomentsPerSecond = 10;
+  std::uint64_t bytes_per_s = 0;
+  for (const RoundReport& round : rounds) {
+    if (round.bytes < kTellingBytes) continue;
+    bytes_per_s = std::max(bytes_per_s, round.bandwidth_bytes_per_s);
+  }
+  if (bytes_per_s == 0) return kUnknownPages;
+  return std::min(kPagesMax, bytes_per_s / kMomentsPerSecond / kPageSize);
+}
+
 // Locked memory must never be missing, so it travels as long as there is time.
 void leave_pages(proto::SendRound& round, const proto::Mappings& layout) {
   round.set_lazy(true);
@@ -225,7 +241,15 @@ proto::PageOrder next_round(Migration& migration) {
 
 void order_round(Migration& migration) {
   proto::PageOrder order = next_round(migration);
-  if (migration.lazy) leave_pages(*order.mutable_send_round(), migration.memory->layout());
+  if (migration.lazy) {
+    leave_pages(*order.mutable_send_round(), migration.memory->layout());
+    proto::SendRound& round = *order.mutable_send_round();
+    if (migration.round > 1) {
+      round.set_eager_written_pages(working_set_pages_max(migration.report.rounds));
+    } else {
+      round.set_eager_area_pages(working_set_pages_max({}));
+    }
+  }
   migration.pages->link().send(order);
 }
 

@@ -1,4 +1,6 @@
 // The rounds: pages travel while the task runs, and what is written meanwhile travels again.
+#include <unistd.h>
+
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "source-agent/convergence.h"
@@ -36,6 +38,22 @@ void track_what_escaped(Migration& migration) {
     if (const auto range = PageRange::make(span.start(), span.end())) ranges.push_back(*range);
   }
   migration.memory->track_again(std::move(ranges));
+}
+
+// What is written now will be touched first there: it travels ahead of the switch, while everything
+// else stays behind.
+void send_working_set(Migration& migration) {
+  constexpr std::int64_t kWindowNs = 250'000'000;
+  constexpr useconds_t kTurnUs = 20'000;
+  if (migration.options.max_rounds == 0) return;
+  add_round(migration.report, run_round(migration));  // names all of it
+  const std::int64_t end_ns = monotonic_ns() + kWindowNs;
+  while (monotonic_ns() < end_ns) {
+    throw_if_cancelled();
+    ::usleep(kTurnUs);
+  }
+  follow_layout(migration);
+  add_round(migration.report, run_round(migration));
 }
 
 // Soft-dirty bits can only be collected and cleared while nothing is written.
@@ -78,7 +96,8 @@ RoundReport run_round(Migration& migration) {
 void precopy(Migration& migration) {
   if (migration.options.mode == "post") {
     migration.lazy = true;
-    log_info("switching with all pages missing: --mode post");
+    log_info("switching with nearly all pages missing: --mode post");
+    send_working_set(migration);
     enter_next(migration, Event::kConverged);
     return;
   }
