@@ -68,6 +68,7 @@ class Incoming {
   pid_t host_pid() const { return skeleton_ ? skeleton_->host_pid() : 0; }
   // -1 while there is no page server.
   int page_link_fd();
+  DestNetwork& network() { return network_; }
 
  private:
   void build(std::shared_ptr<proto::Process> wanted);

@@ -44,8 +44,11 @@ struct DestNetwork::State {
   std::vector<proto::MovedAddress> moved;
   std::int64_t prolonged_ns = 0;
   // Packets can come before the announcement, from programs of this host, and between announcement
-  // and release from anybody. Taking the hold away is not in the blackout: deliver().
+  // and release from anybody. Taking the hold away is not in the blackout, and takes the kernel so
+  // long that nobody whose packets are still on their way here may wait for it.
   std::optional<PacketHold> hold;
+  bool delivered = false;
+  bool removed = false;
   std::vector<std::string> waiting;  // what the source held
 
   void replay_waiting();
@@ -124,15 +127,35 @@ void DestNetwork::State::replay_waiting() {
 
 void DestNetwork::deliver() {
   state_->replay_waiting();
+  if (state_->hold) state_->hold->release(state_->replay);
+  state_->delivered = true;
+}
+
+int DestNetwork::latecomers_fd() const {
+  return state_->hold && state_->delivered ? state_->hold->fd() : -1;
+}
+
+int DestNetwork::quiet_ms() const {
+  constexpr int kQuietMs = 50;
+  return state_->hold && state_->delivered && !state_->removed ? kQuietMs : -1;
+}
+
+void DestNetwork::deliver_latecomers() {
+  if (state_->hold) state_->replay.inject_all(state_->hold->take());
+}
+
+void DestNetwork::remove_hold() {
   if (!state_->hold) return;
-  state_->hold->deactivate(state_->replay);
-  state_->hold.reset();
+  deliver_latecomers();
+  state_->hold->remove();
+  state_->removed = true;
 }
 
 void DestNetwork::keep_addresses() { state_->incoming.keep(); }
 
 void DestNetwork::settle() {
   state_->replay_waiting();
+  remove_hold();
   // Once more, for those that heard the source in between.
   state_->incoming.announce();
 }

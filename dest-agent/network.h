@@ -44,9 +44,17 @@ class DestNetwork {
   // The process runs: what waits is delivered, what the source held first, and nothing is held here
   // any more.
   void deliver();
+  // Readable when there was a packet that deliver() was too early for; -1: there will be none.
+  int latecomers_fd() const;
+  void deliver_latecomers();
+  // When nothing has come for so long after that, rules that hold nothing any more may go; -1:
+  // there are none.
+  int quiet_ms() const;
+  void remove_hold();
   // After the switch: the addresses stay.
   void keep_addresses();
-  // Nothing of the migration is left but the addresses.
+  // Nothing of the migration is left but the addresses. What the kernel takes its time to forget
+  // is left to the destructor.
   void settle();
   // Not committed: everything that was added goes.
   void remove();

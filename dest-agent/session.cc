@@ -70,15 +70,21 @@ class Events {
     bool control = false;
     bool page_connection = false;
     bool pages = false;
+    bool latecomers = false;
+    bool quiet = false;
   };
 
   Ready wait(Incoming& incoming) {
-    pollfd waits[3] = {{control_.fd(), POLLIN, 0},
+    pollfd waits[4] = {{control_.fd(), POLLIN, 0},
                        {page_connections_, POLLIN, 0},
-                       {incoming.page_link_fd(), POLLIN, 0}};
-    const int timeout_ms = control_.pending() ? 0 : -1;
-    if (::poll(waits, 3, timeout_ms) < 0 && errno != EINTR) throw_system("poll");
+                       {incoming.page_link_fd(), POLLIN, 0},
+                       {incoming.network().latecomers_fd(), POLLIN, 0}};
+    const int timeout_ms = control_.pending() ? 0 : incoming.network().quiet_ms();
+    const int count = ::poll(waits, 4, timeout_ms);
+    if (count < 0 && errno != EINTR) throw_system("poll");
     Ready ready;
+    ready.quiet = count == 0 && timeout_ms > 0;
+    ready.latecomers = waits[3].revents != 0;
     ready.control = waits[0].revents != 0 || control_.pending();
     ready.page_connection = waits[1].revents != 0;
     ready.pages = waits[2].revents != 0;
@@ -177,6 +183,8 @@ void converse(Incoming& incoming, Channel& control, int page_connections) {
   for (;;) {
     const Events::Ready ready = events.wait(incoming);
     if (ready.pages) take_page_report(incoming, control);
+    if (ready.latecomers) incoming.network().deliver_latecomers();
+    if (ready.quiet) incoming.network().remove_hold();
     if (ready.page_connection) take_page_connection(incoming, events.page_connections());
     if (!ready.control) continue;
     std::optional<proto::Envelope> message = control.try_receive();

@@ -3,6 +3,9 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+
+#include "common/kernel/nft_transaction.h"
 
 struct nft_ctx;
 
@@ -18,12 +21,17 @@ class Nftables {
   void run(const std::string& commands);
   // False when it could not be done.
   bool try_run(const std::string& commands);
+  // The same with what was worked out before. Throws Error.
+  void run(const NftTransaction& transaction);
 
  private:
   struct Deleter {
     void operator()(nft_ctx* context) const;
   };
+  explicit Nftables(std::pair<nft_ctx*, int> context);
+
   std::unique_ptr<nft_ctx, Deleter> context_;
+  int socket_ = -1;  // the context's; not known: -1
 };
 
 }  // namespace godwit

@@ -152,8 +152,10 @@ void announce_addresses(std::span<const proto::MovedAddress> addresses) {
   }
 }
 
-AddressSilence::AddressSilence(const std::string& migration_id)
-    : table_("godwit_" + migration_id) {}
+AddressSilence::AddressSilence(const std::string& migration_id) : table_("godwit_" + migration_id) {
+  lift_.flush("arp", table_);
+  lift_.flush("ip6", table_);
+}
 
 void AddressSilence::begin(std::span<const IpAddress> addresses) {
   std::string arp_in;
@@ -199,7 +201,7 @@ table ip6 {0} {{
 void AddressSilence::lift() {
   if (!active_) return;
   // Its chains stay for end(): taking a hook away patches the kernel's code on every processor.
-  nftables_.run(fmt::format("flush table arp {0}\nflush table ip6 {0}\n", table_));
+  nftables_.run(lift_);
 }
 
 void AddressSilence::end() {

@@ -59,6 +59,7 @@ class AddressSilence {
  private:
   std::string table_;
   Nftables nftables_;
+  NftTransaction lift_;  // what lift() does
   bool active_ = false;
 };
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <utility>
 
 #include "common/base/error.h"
 #include "common/base/log.h"
@@ -163,19 +164,25 @@ std::string open_door(const std::string& table, const char* door) {
   return fmt::format("add element inet {} {} {{ ipv4, ipv6 }}\n", table, door);
 }
 
-std::string close_door(const std::string& table, const char* door) {
-  return fmt::format("flush set inet {} {}\n", table, door);
-}
-
 }  // namespace
 
 PacketHold::PacketHold(const std::string& migration_id, OnDeath on_death)
     : table_(table_name(migration_id)),
       on_death_(on_death),
-      log_(first_group(table_), kLogBufferBytes) {}
+      log_(first_group(table_), kLogBufferBytes) {
+  open_.fill(table_, "open");
+  open_.fill(table_, "open_out");
+  let_out_.empty(table_, "open_out");
+  for (const char* door : {"open", "open_out", "open_new", "open_gone"}) {
+    release_.empty(table_, door);
+  }
+}
 
-PacketHold::~PacketHold() {
-  if (prepared_ && !nftables_.try_run(fmt::format("delete table inet {}\n", table_))) {
+PacketHold::~PacketHold() { remove(); }
+
+void PacketHold::remove() {
+  if (!std::exchange(prepared_, false)) return;
+  if (!nftables_.try_run(fmt::format("delete table inet {}\n", table_))) {
     log_warning("table {} could not be removed", table_);
   }
 }
@@ -200,12 +207,17 @@ void PacketHold::update(const EndpointSet& endpoints) {
 void PacketHold::hold_new_connections() { nftables_.run(open_door(table_, "open_new")); }
 
 void PacketHold::activate(const EndpointSet& endpoints) {
-  add_and_open(endpoints.without(known_), {"open", "open_out"});
+  const EndpointSet added = endpoints.without(known_);
+  if (added.empty()) {
+    nftables_.run(open_);
+  } else {
+    add_and_open(added, {"open", "open_out"});
+  }
   output_shut_ = true;
 }
 
 void PacketHold::let_out() {
-  nftables_.run(close_door(table_, "open_out"));
+  nftables_.run(let_out_);
   output_shut_ = false;
 }
 
@@ -225,7 +237,7 @@ std::vector<std::string> PacketHold::take() {
   return packets;
 }
 
-void PacketHold::deactivate(PacketReplay& replay, std::span<const std::string> taken) {
+void PacketHold::release(PacketReplay& replay, std::span<const std::string> taken) {
   if (output_shut_) let_out();  // what is injected gets answers
   replay.inject_all(taken);
   // While the doors are still shut, so that what arrives now stays behind what came before it.
@@ -234,11 +246,11 @@ void PacketHold::deactivate(PacketReplay& replay, std::span<const std::string> t
     if (packets.empty()) break;
     replay.inject_all(packets);
   }
-  std::string commands;
-  for (const char* door : {"open", "open_out", "open_new", "open_gone"}) {
-    commands += close_door(table_, door);
-  }
-  nftables_.run(commands);
+  nftables_.run(release_);
+}
+
+void PacketHold::deactivate(PacketReplay& replay, std::span<const std::string> taken) {
+  release(replay, taken);
   // Another processor may still be on its way through the rules as they were.
   pollfd waiting{log_.fd(), POLLIN, 0};
   do {

@@ -69,10 +69,14 @@ class PacketHold {
   // Times that packets were lost for want of room (64 MiB).
   std::uint64_t overflows() const { return log_.overflows(); }
 
-  // Closes all doors and gives `taken`, then what nobody took yet, to the local stack. Everything
-  // is delivered at once; it then waits 3 ms for packets that were inside the rules when they
-  // closed, so let the process run before.
+  // Closes all doors and gives `taken`, then what nobody took yet, to the local stack. A packet
+  // that was inside the rules when they closed may be there to take() a moment later.
+  void release(PacketReplay& replay, std::span<const std::string> taken = {});
+  // The same, and waits 3 ms for such packets.
   void deactivate(PacketReplay& replay, std::span<const std::string> taken = {});
+  // The table goes. The destructor does that too, and waits up to 30 ms for the kernel to have
+  // forgotten all of it.
+  void remove();
 
  private:
   void add_and_open(const EndpointSet& added, std::initializer_list<const char*> doors);
@@ -81,6 +85,9 @@ class PacketHold {
   OnDeath on_death_;
   NflogGroup log_;
   Nftables nftables_;
+  NftTransaction open_;  // what activate() does when the addresses are all there
+  NftTransaction let_out_;
+  NftTransaction release_;
   EndpointSet known_;
   bool prepared_ = false;
   bool output_shut_ = false;
