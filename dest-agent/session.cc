@@ -221,19 +221,22 @@ int serve(const DestOptions& options, const std::string& migration_id, UniqueFd 
     fail("the source names migration {} inside TLS and {} before it", first.hello().migration_id(),
          migration_id);
   }
+  // Cleaned up behind the word to the source, whose process may go on by then. The connection ends
+  // last: it tells that nothing is left here.
+  std::optional<Incoming> incoming;
   try {
-    Incoming incoming(options, keys, control, first.hello(), link.get());
+    incoming.emplace(options, keys, control, first.hello(), link.get());
     try {
-      converse(incoming, control, link.get());
+      converse(*incoming, control, link.get());
       return 0;
     } catch (const std::exception& error) {
-      if (incoming.committed()) {
+      if (incoming->committed()) {
         // The task runs here now: what is left to do needs no source.
         log_warning("migration={} after the commit: {}", migration_id, error.what());
-        incoming.finish_alone();
-        if (!incoming.misses_pages()) return 0;
+        incoming->finish_alone();
+        if (!incoming->misses_pages()) return 0;
         control.close();
-        run_resumed_session(options, keys, migration_id, link.get(), incoming.post_copy());
+        run_resumed_session(options, keys, migration_id, link.get(), incoming->post_copy());
         return 0;
       }
       throw;

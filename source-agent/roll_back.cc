@@ -48,6 +48,20 @@ void hear_destination(Migration& migration) {
   }
 }
 
+// A destination that has told its story cleans up and hangs up then: whoever begins again finds
+// nothing of this migration there.
+void await_end_of_destination(Migration& migration) {
+  constexpr std::int64_t kPatienceNs = 5'000'000'000;
+  if (!migration.control || !migration.peer_aborted) return;
+  const std::int64_t deadline_ns = monotonic_ns() + kPatienceNs;
+  try {
+    while (migration.control->try_receive(deadline_ns)) {
+    }
+  } catch (const Error& error) {
+    if (error.code() == ETIMEDOUT) log_warning("the destination still cleans up: {}", error.what());
+  }
+}
+
 // Descriptors as they were told to the destination in the blackout.
 proto::FdTable described_for_good(const Migration& migration) {
   proto::FdTable described;
@@ -122,6 +136,7 @@ void roll_back(Migration& migration) noexcept {
   attempt("journal", [&] {
     if (!migration.record.cgroup_path.empty()) migration.journal.remove(migration.record);
   });
+  attempt("the destination's end", [&] { await_end_of_destination(migration); });
   migration.report.pid_destination = 0;
   attempt("state", [&] { migration.machine.apply(Event::kCleanedUp); });
 }

@@ -84,10 +84,10 @@ class BenchTest(unittest.TestCase):
     def test_postcopy(self):
         """There and back; faults are counted and every page came."""
         code, found, output = self.bench(
-            "postcopy", "--rss-mib", "8", "--clients", "5", "--rate", "1000", "--runs", "1",
+            "postcopy", "--rss-mib", "48", "--clients", "5", "--rate", "1000", "--runs", "1",
             "--quiet-s", "0.6", "--after-s", "1")
         self.assertEqual(code, 0, output)
-        self.assertEqual((found["bench"], found["rss_mib"]), ("postcopy", 8))
+        self.assertEqual((found["bench"], found["rss_mib"]), ("postcopy", 48))
         for name in POSTCOPY_SPREADS:
             self.assert_spread(found["summary"][name], name)
         for name in ("failed_commands", "reconnects", "counter_errors", "tcp_timeouts"):

@@ -99,6 +99,8 @@ def one_run(stage: Stage, redis: Redis, options) -> dict:
         end_ns = time.time_ns()
         load.stop()
     clients = {**load.errors, "tcp_timeouts": load.tcp_timeouts}
+    if failure is None and runs[1].report["post_copy"] is None:
+        failure = "no page was missing at the switch: all that it has travelled ahead of it"
     if failure:
         return {"error": failure, **clients}
     return {**figures_of(runs[1], runs[0], load, quiet_ns, end_ns), **clients}
