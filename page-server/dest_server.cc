@@ -72,6 +72,7 @@ class DestServer {
   void receive_and_place();
   bool receive(PageFrame& frame);
   void place(PageFrame& frame);
+  void await_served(std::uint32_t space);
   void report_round(std::uint32_t space, std::uint32_t round);
   void note_missing(const PageFrame& frame);
   void note_placed(const PageFrame& frame);
@@ -207,10 +208,7 @@ void DestServer::play(const proto::PlayImage& order) try {
   if (!order.lazy()) return;
   take_short_turns(true);
   for (const std::uint32_t space : image_->spaces()) {
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return faults_.serves(space); });
-    }
+    await_served(space);
     image_->place_rest(space, faults_);
   }
 } catch (const Error& error) {
@@ -266,18 +264,19 @@ void DestServer::start_faults(PageServiceLink::Order& order) {
 
 void DestServer::serve_space(PageServiceLink::Order& order) {
   const std::uint32_t space = order.order.serve_space().space();
-  PageBitmap missing;
   {
     const std::lock_guard lock(mutex_);
-    missing = std::move(missing_[space].pages);
+    faults_.serve(space, take_fd(order, 0, "userfaultfd"), std::move(missing_[space].pages),
+                  MissingLedger(take_fd(order, 1, "ledger")));
   }
-  faults_.serve(space, take_fd(order, 0, "userfaultfd"), std::move(missing),
-                MissingLedger(take_fd(order, 1, "ledger")));
   changed_.notify_all();
 }
 
 void DestServer::resume_spaces(PageServiceLink::Order& order) {
-  faults_.resume(std::move(held_), MissingLedger(take_fd(order, 0, "ledger")));
+  {
+    const std::lock_guard lock(mutex_);
+    faults_.resume(std::move(held_), MissingLedger(take_fd(order, 0, "ledger")));
+  }
   changed_.notify_all();
   tell_missing();
 }
@@ -322,7 +321,10 @@ void DestServer::place(PageFrame& frame) try {
   const bool pages = frame.type() == PageFrame::Type::kPages;
   const bool missing =
       frame.type() == PageFrame::Type::kMissing || frame.type() == PageFrame::Type::kMissingAhead;
-  if (!missing && faults_.serves(frame.space())) {
+  if (frame.type() == PageFrame::Type::kFollowing) {
+    await_served(frame.space());
+    faults_.place(frame);
+  } else if (!missing && faults_.serves(frame.space())) {
     if (pages) faults_.place(frame);
   } else {
     std::unique_lock lock(mutex_);
@@ -346,6 +348,13 @@ void DestServer::place(PageFrame& frame) try {
   if (frame.type() == PageFrame::Type::kEndOfRound) report_round(frame.space(), frame.round());
 } catch (const Error& error) {
   throw error.in("placing pages");
+}
+
+// What follows may overtake the order to serve the space; placed before it, it would be missing for
+// good.
+void DestServer::await_served(std::uint32_t space) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return faults_.serves(space); });
 }
 
 void DestServer::report_round(std::uint32_t space, std::uint32_t number) {

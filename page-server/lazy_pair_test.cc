@@ -76,10 +76,13 @@ class LazyPairTest : public PageServerTest {
   }
   // The last news of what is missing.
   proto::MissingPages finish() {
+    const std::int64_t deadline_ns = in_seconds(20);
     for (;;) {
-      const proto::PageReport report = destination_.link().receive(in_seconds(20));
+      const proto::PageReport report = destination_.link().receive(deadline_ns);
+      if (monotonic_ns() > deadline_ns) ADD_FAILURE() << report.ShortDebugString();
       if (!report.has_missing_pages()) continue;
-      if (report.missing_pages().missing_pages() == 0) return report.missing_pages();
+      if (HasFailure() || report.missing_pages().missing_pages() == 0)
+        return report.missing_pages();
     }
   }
   std::uint64_t hash_of_source(const PageRange& range) {
@@ -237,6 +240,21 @@ TEST_F(LazyPairTest, TheWorkingSetTravelsAhead) {
   EXPECT_EQ(hash_there(pages(12, 1)), hash_of_source(pages(12, 1)));
   send_missing();
   EXPECT_EQ(finish().faults(), 1u);  // the page that was written again
+  expect_equal({memory});
+}
+
+TEST_F(LazyPairTest, WhatFollowsMayOvertakeTheOrderToServe) {
+  const PageRange memory = pages(0, 16384);
+  map_both(memory);
+  have_.fill(memory, 9);
+  start();
+  start_faults();
+  set_areas(1, {{memory}});
+  const Round round = switch_lazily(1, 1);
+  send_missing();
+  ::usleep(10'000);  // some of it has come, some has not
+  serve({memory}, round.received);
+  EXPECT_EQ(finish().missing_pages(), 0u);
   expect_equal({memory});
 }
 

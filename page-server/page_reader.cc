@@ -43,7 +43,7 @@ PageFrame& PageReader::frame() {
   if (frame_ != nullptr && !frame_->has_room()) flush();
   if (frame_ == nullptr) {
     frame_ = sink_.take_free();
-    frame_->begin(PageFrame::Type::kPages, space_, round_, generation_);
+    frame_->begin(type_, space_, round_, generation_);
   }
   return *frame_;
 }

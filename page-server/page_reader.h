@@ -39,6 +39,8 @@ class PageReader {
   void send_pending() { flush(); }
   // The destination waits for every page: one that is all zeros is told as well.
   void tell_zeros() { tells_zeros_ = true; }
+  // They were named as missing before.
+  void follow() { type_ = PageFrame::Type::kFollowing; }
   // Pages of shared memory whose content the destination has already are left out; `contents` has
   // their checksums, borrowed, from round to round.
   void compare_shared(PageContents& contents) { contents_ = &contents; }
@@ -64,6 +66,7 @@ class PageReader {
   std::uint64_t generation_;
   bool final_;
   bool tells_zeros_ = false;
+  PageFrame::Type type_ = PageFrame::Type::kPages;
   PageContents* contents_ = nullptr;
   std::unique_ptr<PageFrame> frame_;
   RoundStatistics statistics_;

@@ -425,6 +425,7 @@ void SourceServer::send_missing(const proto::SendMissing& order) try {
     PageReader reader(space.memory.get(), sink(), space.sent, number, order.round(),
                       space.generation, true);
     reader.tell_zeros();
+    reader.follow();
     while (const auto range = missing_.take_next(number, kStepPages)) {
       reader.add_data(*range, AreaKind::kAnonymous);
     }

@@ -119,10 +119,8 @@ void PageFrame::take_header() {
   if (header.version != kVersion) {
     fail("page frame: version {}, this side speaks {}", header.version, kVersion);
   }
-  if (header.type != static_cast<std::uint16_t>(Type::kPages) &&
-      header.type != static_cast<std::uint16_t>(Type::kEndOfRound) &&
-      header.type != static_cast<std::uint16_t>(Type::kMissing) &&
-      header.type != static_cast<std::uint16_t>(Type::kMissingAhead)) {
+  if (header.type < static_cast<std::uint16_t>(Type::kPages) ||
+      header.type > static_cast<std::uint16_t>(Type::kFollowing)) {
     fail("page frame: unknown type {}", header.type);
   }
   if (header.runs > kRunsMax || header.data_pages > kDataPagesMax) {

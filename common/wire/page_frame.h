@@ -9,7 +9,8 @@
 // The checksum is XXH3-64 of the data, seeded with that of header (checksum 0) and runs; made where
 // the pages are read and checked where they are placed, so it covers what TLS does not: both
 // programs' memory. A round of an address space ends with an END_OF_ROUND frame. Runs of a MISSING
-// frame are marked as zero ones but name pages that stay at the source until they are asked for.
+// frame are marked as zero ones but name pages that stay at the source until they are asked for;
+// they come in FOLLOWING frames when nobody asks.
 // The very first bytes inside TLS are the page token (kPageTokenBytes).
 //
 // A PageFrame is a buffer of fixed size that is used again and again. Thread: one at a time.
@@ -35,8 +36,15 @@ class PageFrame {
   static constexpr std::size_t kRunsMax = 1024;
   static constexpr std::size_t kDataPagesMax = 64;  // a frame stays in a processor's own cache
 
-  // kMissing: of the round of the switch. kMissingAhead: named by a round before it.
-  enum class Type : std::uint16_t { kPages = 1, kEndOfRound = 2, kMissing = 3, kMissingAhead = 4 };
+  // kMissing: of the round of the switch. kMissingAhead: named by a round before it. kFollowing:
+  // pages that were named as missing.
+  enum class Type : std::uint16_t {
+    kPages = 1,
+    kEndOfRound = 2,
+    kMissing = 3,
+    kMissingAhead = 4,
+    kFollowing = 5
+  };
 
   struct Run {
     PageRange range;
