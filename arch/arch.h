@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -151,6 +152,17 @@ struct VectorComponent {
 };
 std::vector<VectorComponent> vector_components();
 std::string vector_component_name(std::uint32_t number);
+
+// State that a program has to ask the kernel for before it uses it, as the tile data of AMX
+// (Documentation/arch/x86/xstate.rst): only one that did can be given it back.
+struct AskedState {
+  // The system call with which a program learns what it may use: this number, `what`, and where the
+  // components go, as bits.
+  std::int64_t call = 0;
+  std::uint64_t what = 0;
+  std::uint64_t components = 0;  // that have to be asked for, of this processor
+};
+std::optional<AskedState> asked_state();  // nothing: this processor has no such state
 
 // What has its first value counts as not in use. Processors may say otherwise, and emulators say so
 // of everything; a host that lacks it would be no place for the task.

@@ -14,6 +14,7 @@ std::uint64_t vector_state_mask() { return 0; }
 std::size_t vector_state_bytes() { return kFpsimdBytes; }
 std::vector<VectorComponent> vector_components() { return {}; }
 std::string vector_component_name(std::uint32_t) { return {}; }
+std::optional<AskedState> asked_state() { return std::nullopt; }
 
 void forget_unused_components(std::span<std::byte>) {}
 

@@ -2,6 +2,7 @@
 // a header that says which components are in use, and the components where CPUID leaf 0xd has them.
 #include <cpuid.h>
 #include <elf.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <array>
@@ -20,6 +21,8 @@ constexpr std::uint64_t kLegacyComponents = 3;  // x87 and SSE
 constexpr std::uint32_t kFirstExtended = 2;
 constexpr std::uint32_t kProtectionKeys = 9;
 constexpr unsigned kXsaveLeaf = 0xd;
+constexpr unsigned kCanBeSwitchedOff = 1 << 2;
+constexpr std::uint64_t kGetPermittedState = 0x1022;  // ARCH_GET_XCOMP_PERM of arch_prctl(2)
 
 constexpr std::array<const char*, 20> kNames = {
     "x87",           "SSE",      "AVX",          "MPX bounds",    "MPX configuration",
@@ -42,6 +45,12 @@ VectorComponent component(std::uint32_t number) {
   unsigned c = 0, d = 0;
   __get_cpuid_count(kXsaveLeaf, number, &found.bytes, &found.offset, &c, &d);
   return found;
+}
+
+// It can be switched off for each task (Intel SDM 13.14, XFD).
+bool has_to_be_asked_for(std::uint32_t number) {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(kXsaveLeaf, number, &a, &b, &c, &d) != 0 && (c & kCanBeSwitchedOff) != 0;
 }
 
 std::uint64_t load(std::span<const std::byte> state, std::size_t at) {
@@ -89,6 +98,18 @@ std::vector<VectorComponent> vector_components() {
     if ((vector_state_mask() & bit(number)) != 0) components.push_back(component(number));
   }
   return components;
+}
+
+std::optional<AskedState> asked_state() {
+  static const std::uint64_t components = [] {
+    std::uint64_t asked = 0;
+    for (const VectorComponent& each : vector_components()) {
+      if (has_to_be_asked_for(each.number)) asked |= bit(each.number);
+    }
+    return asked;
+  }();
+  if (components == 0) return std::nullopt;
+  return AskedState{SYS_arch_prctl, kGetPermittedState, components};
 }
 
 std::string vector_component_name(std::uint32_t number) {

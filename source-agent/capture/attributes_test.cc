@@ -238,6 +238,21 @@ TEST(CaptureCredentials, IdsAndSecureBits) {
   EXPECT_NE(credentials.capabilities_permitted(), 0u);
 }
 
+TEST(CaptureAttributes, StateThatWasAskedForIsRefused) {
+  constexpr std::uint64_t kTileData = 1 << 18;
+  EXPECT_NO_THROW(refuse_asked_state(7, 0xe7, kTileData));
+  EXPECT_NO_THROW(refuse_asked_state(7, kTileData, 0));
+  try {
+    refuse_asked_state(7, 0xe7 | kTileData, kTileData);
+    FAIL() << "it was not refused";
+  } catch (const Refused& refused) {
+    const std::string story = refused.what();
+    EXPECT_NE(story.find("process 7"), story.npos) << story;
+    EXPECT_NE(story.find(arch::vector_component_name(18)), story.npos) << story;
+    EXPECT_FALSE(refused.hint().empty());
+  }
+}
+
 TEST(CaptureAttributes, LimitsDirectoryAndTheRest) {
   Child child([] {
     const rlimit files{100, 200};

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "arch/arch.h"
 #include "common/base/unique_fd.h"
 #include "common/kernel/proc_status.h"
 #include "common/kernel/proc_text.h"
@@ -52,9 +53,13 @@ ProcessAttributesQuery::ProcessAttributesQuery(SyscallBatch& batch)
           batch.add_may_fail(SYS_prctl, {kGetMemoryDenyWriteExecute, 0, 0, 0, 0}, "mdwe")),
       barriers_(ask_for_barriers(batch)),
       subreaper_(batch.reserve(sizeof(int))),
-      tsc_(batch.reserve(sizeof(int))) {
+      tsc_(batch.reserve(sizeof(int))),
+      asked_(batch.reserve(sizeof(std::uint64_t))) {
   batch.add(SYS_prctl, {PR_GET_CHILD_SUBREAPER, subreaper_, 0, 0, 0}, "child subreaper");
   tsc_row_ = batch.add_may_fail(SYS_prctl, {PR_GET_TSC, tsc_, 0, 0, 0}, "tsc");
+  if (const auto asked = arch::asked_state()) {
+    asked_row_ = batch.add_may_fail(asked->call, {asked->what, asked_}, "asked register state");
+  }
 }
 
 void ProcessAttributesQuery::read(const BatchOutcome& outcome, pid_t host_pid,
@@ -83,12 +88,32 @@ void ProcessAttributesQuery::read(const BatchOutcome& outcome, pid_t host_pid,
       parse_number<int>(trim(read_file(process + "/oom_score_adj")), "oom_score_adj"));
   attributes.set_coredump_filter(parse_number<std::uint32_t>(
       trim(read_file(process + "/coredump_filter")), "coredump_filter", 16));
+  if (asked_row_ && outcome[*asked_row_] == 0) {
+    const std::uint64_t permitted = outcome.value<std::uint64_t>(asked_);
+    refuse_asked_state(host_pid, permitted, arch::asked_state()->components);
+  }
   attributes.set_seccomp_mode(read_proc_status(host_pid).seccomp_mode);
   if (attributes.seccomp_mode() != SECCOMP_MODE_DISABLED) {
     throw Refused("seccomp-filter",
                   fmt::format("process {} runs under seccomp, which cannot be rebuilt", host_pid),
                   kSeccompWayOut);
   }
+}
+
+void refuse_asked_state(pid_t host_pid, std::uint64_t permitted, std::uint64_t asked) {
+  std::string names;
+  for (std::uint32_t number = 0; (permitted & asked) >> number != 0; ++number) {
+    if (((permitted & asked) >> number & 1) == 0) continue;
+    names += (names.empty() ? "" : ", ") + arch::vector_component_name(number);
+  }
+  if (names.empty()) return;
+  throw Refused(
+      "asked-register-state",
+      fmt::format("process {} asked for register state ({}) that it cannot be given again "
+                  "elsewhere",
+                  host_pid, names),
+      "start the program without it: most that use AMX have a setting for it, "
+      "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 for those that compute with oneDNN");
 }
 
 proto::ProcessAttributes capture_process_attributes(CaptureContext& context) {
