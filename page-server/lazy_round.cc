@@ -1,11 +1,14 @@
 #include "page-server/lazy_round.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "common/base/error.h"
 #include "page-server/areas.h"
+#include "page-server/index_pages.h"
 
 namespace godwit {
 
@@ -72,6 +75,22 @@ void leave_named(const proto::SendRound& order, std::span<const TrackedArea> are
   }
   there.for_each_run([&](const PageRange& run) { left.missing.set(run); });
   data.for_each_run([&](const PageRange& run) { left.missing.clear(run); });
+}
+
+void take_index_pages(const proto::SendRound& order, std::span<const TrackedArea> areas,
+                      const PageBitmap& named, int memory, const LeftPages& left,
+                      PageBitmap& data) {
+  if (order.eager_index_pages() == 0) return;
+  PageBitmap candidates = in_anonymous_areas(named, areas);
+  left.missing.for_each_run([&](const PageRange& run) { candidates.clear(run); });
+  const auto read = [memory](Address page, std::span<std::byte> to) {
+    return ::pread(memory, to.data(), to.size(), static_cast<off_t>(page)) ==
+           static_cast<ssize_t>(to.size());
+  };
+  for (const PageRange& run :
+       find_index_pages(areas, candidates, order.eager_index_pages(), read)) {
+    data.set(run);
+  }
 }
 
 std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,

@@ -32,6 +32,11 @@ void leave_named(const proto::SendRound& order, std::span<const TrackedArea> are
                  const PageBitmap& named, const IsReadable& readable, PageBitmap& data,
                  LeftPages& left);
 
+// Adds to `data` those of `named`, by the rounds before this one and not by this one, that lead to
+// others, as many as the order wants.
+void take_index_pages(const proto::SendRound& order, std::span<const TrackedArea> areas,
+                      const PageBitmap& named, int memory, const LeftPages& left, PageBitmap& data);
+
 // Sends frames that name these pages as missing; their bytes on the wire.
 std::uint64_t name_missing(const proto::SendRound& order, const PageBitmap& missing,
                            FrameSink& sink);

@@ -345,6 +345,7 @@ void SourceServer::send_round(const proto::SendRound& order) {
       missing_.put_first(order.space(), left.written);
     } else {
       const bool first = space.named.empty();
+      take_index_pages(order, space.areas, space.named, space.memory.get(), left, findings.data);
       findings.data.for_each_run([&](const PageRange& run) { space.named.clear(run); });
       left.missing.for_each_run([&](const PageRange& run) {
         if (!first) space.recent.set(run);
