@@ -246,7 +246,8 @@ void order_round(Migration& migration) {
     proto::SendRound& round = *order.mutable_send_round();
     if (migration.round > 1) {
       round.set_eager_written_pages(working_set_pages_max(migration.report.rounds));
-      if (migration.round == 2) round.set_eager_index_pages(round.eager_written_pages());
+      // More of these: what they lead to is several times as much.
+      if (migration.round == 2) round.set_eager_index_pages(4 * round.eager_written_pages());
     } else {
       round.set_eager_area_pages(working_set_pages_max({}));
     }
