@@ -225,12 +225,12 @@ void Incoming::build(std::shared_ptr<proto::Process> wanted) {
   huge_pages_.take(process);
   network_.hold(process.fd_table());
   record_.nft_table = network_.table();
+  nursery.group = group_->path();
   nursery_.emplace(nursery);
   skeleton_.emplace(*nursery_, std::move(wanted), nursery.agent_pidfd,
                     bytes_of(hello_.source().vdso_image()));
   // A killed session takes the skeleton along by ptrace as long as it may; the nursery must not.
   nursery_->let_live();
-  group_->add(skeleton_->host_pid());
   if (const auto mark = try_mark_process(skeleton_->host_pid())) record_.process = *mark;
   write_journal(State::kBuilding);
   status_.open(journal_, record_);

@@ -108,11 +108,28 @@ void Nursery::end() {
   host_pid_ = -1;
 }
 
+// In the nursery, whose descriptors its children inherit.
+int Nursery::open_group() {
+  SyscallBatch batch;
+  const DataAt path = batch.put_string(options_.group);
+  const RowResult row =
+      batch.add(SYS_openat, {AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0}, "control group");
+  return static_cast<int>(task_->run(batch)[row]);
+}
+
 RemoteTask Nursery::clone_skeleton(pid_t pid) {
   return in_context(
       [&] {
         if (!task_) task_.emplace(RemoteTask::adopt_skeleton(host_pid_));
-        return RemoteTask::adopt_skeleton(task_->clone_process(pid));
+        const int group = options_.group.empty() ? -1 : open_group();
+        RemoteTask skeleton = RemoteTask::adopt_skeleton(task_->clone_process(pid, group));
+        if (group < 0) return skeleton;
+        for (RemoteTask* task : {&*task_, &skeleton}) {
+          SyscallBatch batch;
+          batch.add(SYS_close, {group}, "control group");
+          task->run(batch);
+        }
+        return skeleton;
       },
       "making a task with id {}", pid);
 }

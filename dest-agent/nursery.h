@@ -22,6 +22,7 @@ struct NurseryOptions {
   TimeOffsets time_offsets;
   int agent_pidfd = 255;  // the number under which skeletons find a pidfd of this process
   std::string program;    // path of godwit-init
+  std::string group;      // folder of the control group that skeletons are born in
 };
 
 class Nursery {
@@ -34,7 +35,8 @@ class Nursery {
 
   pid_t host_pid() const { return host_pid_; }
 
-  // A stopped process with this id (in the nursery's pid namespace), a copy of the nursery.
+  // A stopped process with this id (in the nursery's pid namespace), a copy of the nursery. It is
+  // in the control group from its birth: to move it there later takes a grace period of RCU.
   RemoteTask clone_skeleton(pid_t pid);
 
   // The skeleton has been made: with a pid namespace of its own the nursery stays as its init and
@@ -45,6 +47,7 @@ class Nursery {
 
  private:
   void end();
+  int open_group();
 
   NurseryOptions options_;
   pid_t host_pid_ = -1;

@@ -138,8 +138,10 @@ class RemoteTask {
   // do for it when it is let go.
   void settle(Tracee& thread) { thread.give_back(); }
   // Makes a child process with this id, by clone3 with set_tid in the leader; returns its host pid.
-  // It is traced (adopt_skeleton) and is a copy of this process. `set_tid` 0: any id.
-  pid_t clone_process(pid_t set_tid);
+  // It is traced (adopt_skeleton) and is a copy of this process. `set_tid` 0: any id. `group`: a
+  // descriptor of this process, of the folder of the control group that it is born in
+  // (CLONE_INTO_CGROUP); -1: the group of this process.
+  pid_t clone_process(pid_t set_tid, int group = -1);
   // The process no longer dies with the agent. Its threads have their registers from here on.
   void let_live();
 

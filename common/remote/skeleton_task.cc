@@ -27,13 +27,18 @@ void require_skeleton(const char* what, bool skeleton, pid_t pid) {
 }
 
 // clone3(2) as the only row, again while the number is still taken.
-std::int64_t make_task(RemoteTask& task, std::uint64_t flags, int exit_signal, pid_t wanted) {
+std::int64_t make_task(RemoteTask& task, std::uint64_t flags, int exit_signal, pid_t wanted,
+                       int group = -1) {
   SyscallBatch batch;
   const DataAt arguments_at = batch.reserve(sizeof(clone_args));
   const DataAt id_at = batch.put_value(wanted);
   clone_args arguments{};
   arguments.flags = flags;
   arguments.exit_signal = static_cast<std::uint64_t>(exit_signal);
+  if (group >= 0) {
+    arguments.flags |= CLONE_INTO_CGROUP;
+    arguments.cgroup = static_cast<std::uint64_t>(group);
+  }
   if (wanted != 0) {
     arguments.set_tid = task.data_address(batch) + id_at.offset;
     arguments.set_tid_size = 1;
@@ -170,10 +175,10 @@ void RemoteTask::end_thread(pid_t host_tid, const SyscallBatch& last) {
   state.remove_gone();
 }
 
-pid_t RemoteTask::clone_process(pid_t set_tid) {
+pid_t RemoteTask::clone_process(pid_t set_tid, int group) {
   State& state = *state_;
   require_skeleton("clone_process", state.skeleton, state.pid);
-  make_task(*this, 0, SIGCHLD, set_tid);
+  make_task(*this, 0, SIGCHLD, set_tid, group);
   const std::vector<pid_t> born = state.runner.take_born();
   if (born.size() != 1) fail("process {}: clone3 reported {} new tasks", state.pid, born.size());
   return born.front();
