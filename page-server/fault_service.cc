@@ -194,6 +194,7 @@ void FaultService::ask() {
 }
 
 void FaultService::answer_from_image(const FaultRequest& request) {
+  turns_.answered(monotonic_ns());
   const auto place = [&](const PageRange& range, const std::byte* data) {
     place_piecewise(request.space, range, data);
     const auto turn = take_turn();

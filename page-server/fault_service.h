@@ -19,6 +19,7 @@
 #include "common/wire/page_frame.h"
 #include "common/wire/page_service_link.h"
 #include "common/wire/tls_stream.h"
+#include "page-server/background_turns.h"
 #include "page-server/image_answers.h"
 #include "page-server/lazy_memory.h"
 
@@ -50,6 +51,8 @@ class FaultService {
   bool misses(std::uint32_t space, const PageRange& range) const;
   void place(std::uint32_t space, const PageRange& range, const std::byte* data);
   void lose(std::uint32_t space, const PageRange& range, const Error& why);
+  // Faults that follow each other closely go first, within limits.
+  void await_background_turn() { turns_.take(); }
 
  private:
   void open_signal();
@@ -76,6 +79,7 @@ class FaultService {
                      // too, or placed the last page
   std::optional<TlsStream> stream_;    // the thread's
   std::optional<ImageAnswers> image_;  // instead
+  BackgroundTurns turns_;              // of who reads the image
   PageFrame answer_;
   std::mutex next_;  // held while waiting for the other one
   mutable std::mutex mutex_;

@@ -156,6 +156,7 @@ void ImagePlay::place_rest(std::uint32_t space, FaultService& faults) {
   for (const StoredPages& each : pages) {
     if (!faults.misses(space, each.range)) continue;
     pause(limit_.delay_ns(each.range.bytes(), monotonic_ns()));
+    faults.await_background_turn();
     const std::byte* data = nullptr;
     try {
       data = image_.read(each);
