@@ -138,6 +138,7 @@ void CopyOnWrite::take_write(Address page) {
       ++copied_pages_;
       held_.clear(range);
     }
+    recent_.set(range);
   }
   let_go(page);
 }
@@ -287,7 +288,19 @@ bool CopyOnWrite::save_piece(const PageRange& piece, PageReader& reader) {
   return any;
 }
 
+// Who runs again writes there again, and need not wait for what is saved already.
+void CopyOnWrite::let_go_of_recent() {
+  PageBitmap recent;
+  {
+    const std::lock_guard lock(mutex_);
+    std::swap(recent, recent_);
+    held_.for_each_run([&](const PageRange& run) { recent.clear(run); });
+  }
+  recent.for_each_run([&](const PageRange& run) { try_userfaultfd_unprotect(uffd_.get(), run); });
+}
+
 bool CopyOnWrite::save(PageReader& reader) {
+  let_go_of_recent();
   int tries = 0;
   for (;;) {
     const std::vector<Copy> copies = take_copies();

@@ -96,6 +96,7 @@ class CopyOnWrite {
   // False: none of the piece could be saved.
   bool save_piece(const PageRange& piece, PageReader& reader);
   std::vector<Copy> take_copies();
+  void let_go_of_recent();
 
   static constexpr std::size_t kCopiesMax = 16384;  // 64 MiB; then writers wait for the disk
 
@@ -113,6 +114,7 @@ class CopyOnWrite {
   PageRange reading_{0, 0};  // is read by save() just now
   std::vector<Copy> copies_;
   std::vector<PageRange> moved_;  // to there, since settle()
+  PageBitmap recent_;             // somebody waited to write there
   bool lost_ = false;
   bool ends_ = false;
   std::uint64_t held_pages_ = 0;  // of save()'s thread

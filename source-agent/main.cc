@@ -61,19 +61,28 @@ void print_report(const MigrateOptions& options, const MigrationReport& report) 
   std::cerr << text << std::flush;
 }
 
-State run_once(const MigrateOptions& options) {
+State run_once(const MigrateOptions& options, bool* writes_much = nullptr) {
   std::optional<ReportFile> file;
   if (options.json_path) file.emplace(*options.json_path);
   const MigrationReport report = run_shown(options);
   if (file) write_report(*file, report);
   print_report(options, report);
+  if (writes_much != nullptr) *writes_much = report.copied_on_write;
   return report.state;
+}
+
+int run_again_and_again(const MigrateOptions& options) {
+  bool writes_much = false;
+  return run_periodic(options, [&](MigrateOptions turn) {
+    turn.writes_much = writes_much;
+    return run_once(turn, &writes_much);
+  });
 }
 
 int run_reported(const MigrateOptions& options) {
   // To the very end of the program: one that comes too late must not change its exit code.
   [[maybe_unused]] static const CancelSignals& signals = *new CancelSignals;
-  if (options.every_ns != 0) return run_periodic(options, run_once);
+  if (options.every_ns != 0) return run_again_and_again(options);
   return exit_code_of(run_once(options));
 }
 

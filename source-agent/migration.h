@@ -65,6 +65,7 @@ struct Migration {
   std::optional<CalmStreams> calm;  // from shortly before the blackout
 
   bool copy_on_write = false;    // it runs on here before the last of its pages are saved
+  bool takes_little = false;     // what is left after the rounds must be little, or it begins again
   bool lazy = false;             // it runs there before all pages are there
   std::uint64_t generation = 0;  // of the last description sent
   std::uint32_t round = 0;

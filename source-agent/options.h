@@ -78,6 +78,7 @@ struct MigrateOptions {
   std::string compression = "none";
   bool lazy = false;  // restore: it runs before its pages are there
   bool leave_running = false;
+  bool writes_much = false;   // known from the time before: more than a pause takes
   std::int64_t every_ns = 0;  // 0: once; else `image` is a directory of images
   std::size_t keep = 5;       // of them
 

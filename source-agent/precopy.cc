@@ -93,6 +93,19 @@ RoundReport run_round(Migration& migration) {
   return round;
 }
 
+namespace {
+
+void require_little(const Prediction& prediction) {
+  if (prediction.decision != PrecopyDecision::kSwitchLazily &&
+      prediction.decision != PrecopyDecision::kGiveUp) {
+    return;
+  }
+  throw Error("too much for the pause is written all the time: " + prediction.reason, EAGAIN,
+              "it is copied on write instead");
+}
+
+}  // namespace
+
 void precopy(Migration& migration) {
   if (migration.options.mode == "post") {
     migration.lazy = true;
@@ -109,7 +122,7 @@ void precopy(Migration& migration) {
   ConvergenceLimits limits;
   limits.downtime_ns_max = migration.options.max_downtime_ns;
   limits.rounds_max = migration.options.max_rounds;
-  limits.may_leave_pages = migration.options.mode == "hybrid";
+  limits.may_leave_pages = migration.options.mode == "hybrid" || migration.takes_little;
   Convergence convergence(limits);
   for (;;) {
     throw_if_cancelled();
@@ -126,6 +139,7 @@ void precopy(Migration& migration) {
     log_info("round={} rest_pages={} predicted_ms={:.2f} {}", round.round, prediction.rest_pages,
              to_ms(prediction.downtime_ns), prediction.reason);
     migration.lazy = prediction.decision == PrecopyDecision::kSwitchLazily;
+    if (migration.takes_little) require_little(prediction);
     // An image is made in any case: what is left is written while the process stands still.
     const bool gives_up = prediction.decision == PrecopyDecision::kGiveUp;
     const bool switches = migration.lazy || prediction.decision == PrecopyDecision::kSwitch ||

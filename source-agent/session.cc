@@ -12,7 +12,7 @@ namespace {
 
 // Of a program whose files and threads come and go.
 constexpr int kTriesMax = 5;
-constexpr int kPlainTries = 2;  // of these
+constexpr int kPlainTries = 2;  // of these, the last ones of an image
 
 Event event_of(const Error& error) {
   if (dynamic_cast<const Cancelled*>(&error) != nullptr) return Event::kCancelled;
@@ -76,14 +76,22 @@ void finish(Migration& migration) try { complete(migration); } catch (const Erro
   log_error("migration={} {}", migration.id, error.what());
 }
 
+// How a process is saved that runs on. At first as it would be moved: nothing of it waits, and the
+// little that is left is copied in the pause. One that writes more than that is copied on write,
+// where whoever writes to a page for the first time waits for it. A program that gives memory back
+// all the time may spoil each instant that is held of it so; then what is left is copied while it
+// stands still, however much that is.
+void choose_saving(Migration& migration, int tries_left) {
+  migration.takes_little = tries_left == kTriesMax - 1 && !migration.options.writes_much;
+  migration.copy_on_write = !migration.takes_little && tries_left > kPlainTries;
+  migration.report.copied_on_write = migration.copy_on_write;
+}
+
 // Nothing: to be tried again.
 std::optional<MigrationReport> try_migration(const MigrateOptions& options, Progress& progress,
                                              int tries_left) {
   Migration migration(options, progress);
-  // A program that gives memory back all the time may spoil each instant that is held of it; then
-  // what is left is copied while it stands still.
-  migration.copy_on_write =
-      options.leave_running && !options.image.empty() && tries_left > kPlainTries;
+  if (options.leave_running && !options.image.empty()) choose_saving(migration, tries_left);
   if (options.leave_running) migration.report.command = "copy";
   if (!options.image.empty()) migration.report.command = "checkpoint";
   try {

@@ -67,6 +67,7 @@ struct MigrationReport {
   std::string addresses;      // keep, move
   std::string tracker;        // write-protect, soft-dirty
   std::string mode;           // as asked for: pre, post, hybrid
+  bool copied_on_write = false;
 
   std::int64_t total_ns = 0;
   std::int64_t blackout_ns = 0;
