@@ -77,20 +77,22 @@ struct StubRow {
 static_assert(sizeof(StubRow) == 72);
 
 std::span<const std::byte> stub_code();
-// Bytes needed from the start of the code to the end of the save area.
+// Bytes needed from the start of the code to the end of the first save area.
 std::size_t stub_bytes();
 // How the code begins: 16 bytes that are never executed and tell ours from anything else.
 inline constexpr std::size_t kStubMarkerBytes = 16;
-// Where the save area is, from the start of the code.
+// Where the first save area is, from the start of the code.
 std::size_t stub_save_offset();
+// How many threads can be in one stub at a time, each with a save area of its own: the further ones
+// are anywhere in the same mapping, at multiples of 16 bytes. 1: only the one behind the code.
+std::size_t stub_save_areas_max();
 // What the tail needs to bring a thread back without a tracer. The registers and the mask are the
 // task's own as the stop showed them: an interrupted call is resolved here so that it goes on.
-// `process` and `thread` are ids as the task sees them.
+// `process` is its id as the task sees it.
 struct StubSaved {
   Registers registers;
   std::uint64_t signal_mask = 0;
   int process = 0;
-  int thread = 0;
   int notify_signal = 0;
   bool goes_on = false;  // the registers make restart_syscall(2): see resolve_restart()
 };
@@ -102,12 +104,12 @@ std::vector<std::byte> make_stub_save_area(const StubSaved& saved,
 StubSaved read_stub_save_area(std::span<const std::byte> area, const Registers& current);
 bool tail_needs_vector_state();
 // Registers that make the stub at `stub` walk `count` rows at `rows`; `own` are the task's, for the
-// stack pointer and the segment bases.
-Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_t rows,
-                          std::uint64_t count);
+// stack pointer and the segment bases; `save_area` is the address of the thread's.
+Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_t save_area,
+                          std::uint64_t rows, std::uint64_t count);
 // Registers that make the stub do one call.
-Registers enter_stub_call(const Registers& own, std::uint64_t stub, std::int64_t number,
-                          std::span<const std::uint64_t> arguments);
+Registers enter_stub_call(const Registers& own, std::uint64_t stub, std::uint64_t save_area,
+                          std::int64_t number, std::span<const std::uint64_t> arguments);
 // True at the stop that the stub's notification makes.
 bool stub_has_notified(const Registers& registers, std::uint64_t stub);
 // After the stub has notified: rows done, or the single call's result.

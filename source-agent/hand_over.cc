@@ -148,8 +148,11 @@ void get_ready(Migration& migration) {
   migration.calm->keep_calm();
 }
 
-// And what was written meanwhile: a few pages, with almost nothing between it and the stop.
+// And what was written meanwhile: a few pages, with almost nothing between it and the stop. Many
+// threads take longer to follow than the round, and write pages meanwhile: they come first, and
+// those that the round woke up once more.
 void run_last_round(Migration& migration) {
+  migration.capture->follow_threads(*migration.task, 0);
   send_what_was_written(migration);
   migration.capture->follow_threads(*migration.task, 0);
 }
@@ -261,6 +264,8 @@ void describe_final(Migration& migration, PhaseClock& clock) {
   const std::vector<SocketCopy> sockets = fd_table.sockets();
   migration.network->activate(sockets);
   migration.calm->put_back(sockets);
+  // From here on the process is asked nothing, for which it would need the processor.
+  migration.capture->begin_to_confirm();
   clock.mark("hold");
   send_streams(migration);
   clock.mark("streams");

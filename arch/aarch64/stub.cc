@@ -51,7 +51,7 @@ static_assert(offsetof(Frame, float_magic) - offsetof(Frame, fault_address) ==
 
 // As syscall_stub.S lays it out.
 struct SaveArea {
-  std::int32_t process, thread, notify_signal, goes_on;
+  std::int32_t process, notify_signal, goes_on;
   alignas(16) Frame frame;
 };
 constexpr std::size_t kFrameBytes = 1152;
@@ -88,7 +88,6 @@ std::vector<std::byte> make_stub_save_area(const StubSaved& saved,
                                            std::span<const std::byte> vector_state) {
   SaveArea area{};
   area.process = saved.process;
-  area.thread = saved.thread;
   area.notify_signal = saved.notify_signal;
   area.goes_on = saved.goes_on ? 1 : 0;
   Frame& frame = area.frame;
@@ -115,8 +114,7 @@ std::vector<std::byte> make_stub_save_area(const StubSaved& saved,
 StubSaved read_stub_save_area(std::span<const std::byte> from, const Registers& current) {
   SaveArea area{};
   std::memcpy(static_cast<void*>(&area), from.data(), std::min(from.size(), sizeof area));
-  StubSaved saved{current,     area.frame.mask,    area.process,
-                  area.thread, area.notify_signal, area.goes_on != 0};
+  StubSaved saved{current, area.frame.mask, area.process, area.notify_signal, area.goes_on != 0};
   std::copy_n(area.frame.registers, 31, saved.registers.raw.regs);
   saved.registers.raw.sp = area.frame.sp;
   saved.registers.raw.pc = area.frame.pc;
@@ -124,10 +122,13 @@ StubSaved read_stub_save_area(std::span<const std::byte> from, const Registers& 
   return saved;
 }
 
+// It is told to the tail by its distance from the code alone.
+std::size_t stub_save_areas_max() { return 1; }
+
 bool tail_needs_vector_state() { return true; }
 
-Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_t rows,
-                          std::uint64_t count) {
+Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_t /*save_area*/,
+                          std::uint64_t rows, std::uint64_t count) {
   Registers registers = entry(own, godwit_stub_rows, stub);
   registers.raw.regs[19] = rows;
   registers.raw.regs[20] = count;
@@ -136,8 +137,8 @@ Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_
   return registers;
 }
 
-Registers enter_stub_call(const Registers& own, std::uint64_t stub, std::int64_t number,
-                          std::span<const std::uint64_t> arguments) {
+Registers enter_stub_call(const Registers& own, std::uint64_t stub, std::uint64_t /*save_area*/,
+                          std::int64_t number, std::span<const std::uint64_t> arguments) {
   std::array<std::uint64_t, 6> all{};
   std::copy_n(arguments.begin(), std::min(arguments.size(), all.size()), all.begin());
   Registers registers = entry(own, godwit_stub_call, stub);

@@ -64,8 +64,10 @@ godwit_stub_call:
         mov     x21, x0
 
 godwit_stub_notify:
+        mov     x8, #178                        // gettid
+        svc     #0
+        mov     w1, w0
         ldr     w0, saved_process
-        ldr     w1, saved_thread
         ldr     w2, saved_notify
         mov     x8, #131                        // tgkill
         svc     #0
@@ -110,9 +112,9 @@ godwit_stub_go_on:
         .balign 16
 godwit_stub_save:
 saved_process:  .word 0
-saved_thread:   .word 0
 saved_notify:   .word 0
 saved_goes_on:  .word 0
+                .word 0
 saved_frame:    .space 1152                     // as SaveArea has it
 godwit_stub_end:
         .equ    saved_mask, saved_frame + 168   // as Frame has them

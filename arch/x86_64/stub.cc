@@ -19,12 +19,13 @@ namespace {
 
 // As syscall_stub.S lays it out.
 struct SaveArea {
+  std::byte leave[16];  // code
   std::uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
   std::uint64_t rip, flags, rsp;
   std::uint64_t mask;
-  std::int32_t process, thread, notify_signal, unused;
+  std::int32_t process, notify_signal;
 };
-static_assert(sizeof(SaveArea) == 19 * 8 + 16);
+static_assert(sizeof(SaveArea) == 22 * 8 && offsetof(SaveArea, r15) == 16);
 
 constexpr std::uint64_t kNoCall = ~std::uint64_t{0};
 constexpr std::uint64_t kPlainFlags = 0x202;  // interrupts on; no direction, trap, alignment check
@@ -53,9 +54,11 @@ void resolve_for_tail(user_regs_struct& raw) {
   }
 }
 
-Registers entry(const Registers& own, std::uint64_t address) {
+Registers entry(const Registers& own, const std::byte* label, std::uint64_t stub,
+                std::uint64_t save_area) {
   Registers registers = own;
-  registers.raw.rip = address;
+  registers.raw.rip = stub + static_cast<std::uint64_t>(label - godwit_stub_begin);
+  registers.raw.r15 = save_area;
   registers.raw.orig_rax = kNoCall;
   registers.raw.eflags = kPlainFlags;
   return registers;
@@ -74,29 +77,29 @@ std::size_t stub_save_offset() {
 std::vector<std::byte> make_stub_save_area(const StubSaved& saved, std::span<const std::byte>) {
   user_regs_struct raw = saved.registers.raw;
   resolve_for_tail(raw);
-  const SaveArea area{raw.r15,
-                      raw.r14,
-                      raw.r13,
-                      raw.r12,
-                      raw.rbp,
-                      raw.rbx,
-                      raw.r11,
-                      raw.r10,
-                      raw.r9,
-                      raw.r8,
-                      raw.rax,
-                      raw.rcx,
-                      raw.rdx,
-                      raw.rsi,
-                      raw.rdi,
-                      raw.rip,
-                      raw.eflags & ~kTrapFlag,
-                      raw.rsp,
-                      saved.signal_mask,
-                      saved.process,
-                      saved.thread,
-                      saved.notify_signal,
-                      0};
+  SaveArea area{{},
+                raw.r15,
+                raw.r14,
+                raw.r13,
+                raw.r12,
+                raw.rbp,
+                raw.rbx,
+                raw.r11,
+                raw.r10,
+                raw.r9,
+                raw.r8,
+                raw.rax,
+                raw.rcx,
+                raw.rdx,
+                raw.rsi,
+                raw.rdi,
+                raw.rip,
+                raw.eflags & ~kTrapFlag,
+                raw.rsp,
+                saved.signal_mask,
+                saved.process,
+                saved.notify_signal};
+  std::memcpy(area.leave, godwit_stub_save, sizeof area.leave);
   const auto bytes = std::as_bytes(std::span(&area, 1));
   return {bytes.begin(), bytes.end()};
 }
@@ -104,7 +107,7 @@ std::vector<std::byte> make_stub_save_area(const StubSaved& saved, std::span<con
 StubSaved read_stub_save_area(std::span<const std::byte> from, const Registers& current) {
   SaveArea area{};
   std::memcpy(&area, from.data(), std::min(from.size(), sizeof area));
-  StubSaved saved{current, area.mask, area.process, area.thread, area.notify_signal, false};
+  StubSaved saved{current, area.mask, area.process, area.notify_signal, false};
   user_regs_struct& raw = saved.registers.raw;
   raw.r15 = area.r15, raw.r14 = area.r14, raw.r13 = area.r13, raw.r12 = area.r12;
   raw.rbp = area.rbp, raw.rbx = area.rbx, raw.r11 = area.r11, raw.r10 = area.r10;
@@ -115,12 +118,13 @@ StubSaved read_stub_save_area(std::span<const std::byte> from, const Registers& 
   return saved;
 }
 
+std::size_t stub_save_areas_max() { return 8; }
+
 bool tail_needs_vector_state() { return false; }
 
-Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_t rows,
-                          std::uint64_t count) {
-  Registers registers =
-      entry(own, stub + static_cast<std::uint64_t>(godwit_stub_rows - godwit_stub_begin));
+Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_t save_area,
+                          std::uint64_t rows, std::uint64_t count) {
+  Registers registers = entry(own, godwit_stub_rows, stub, save_area);
   registers.raw.rbx = rows;
   registers.raw.rbp = rows;
   registers.raw.r12 = count;
@@ -128,12 +132,11 @@ Registers enter_stub_rows(const Registers& own, std::uint64_t stub, std::uint64_
   return registers;
 }
 
-Registers enter_stub_call(const Registers& own, std::uint64_t stub, std::int64_t number,
-                          std::span<const std::uint64_t> arguments) {
+Registers enter_stub_call(const Registers& own, std::uint64_t stub, std::uint64_t save_area,
+                          std::int64_t number, std::span<const std::uint64_t> arguments) {
   std::array<std::uint64_t, 6> all{};
   std::copy_n(arguments.begin(), std::min(arguments.size(), all.size()), all.begin());
-  Registers registers =
-      entry(own, stub + static_cast<std::uint64_t>(godwit_stub_call - godwit_stub_begin));
+  Registers registers = entry(own, godwit_stub_call, stub, save_area);
   registers.raw.rax = static_cast<std::uint64_t>(number);
   registers.raw.rdi = all[0];
   registers.raw.rsi = all[1];

@@ -10,7 +10,13 @@
 //            and registers from the save area and jumps to where it was. No instruction between
 //            popfq and the jump changes flags, and a `syscall` keeps them (r11).
 //
+// r15 is the thread's save area all the time: several threads can be here, each with its own. One
+// begins with the two instructions that give back r15 itself and jump; they need no register, since
+// what they read stands at a fixed distance behind them.
+//
 // The layout of a row is StubRow, the save area's is SaveArea in stub.cc.
+
+#define SAVED(name) (saved_##name - godwit_stub_save)(%r15)
 
         .section .rodata.godwit_stub, "a", @progbits
         .balign 16
@@ -57,40 +63,44 @@ godwit_stub_call:
         movq    %rax, %r13
 
 godwit_stub_notify:
-        movl    saved_process(%rip), %edi
-        movl    saved_thread(%rip), %esi
-        movl    saved_notify(%rip), %edx
+        movl    $186, %eax                      // gettid
+        syscall
+        movl    %eax, %esi
+        movl    SAVED(process), %edi
+        movl    SAVED(notify), %edx
         movl    $234, %eax                      // tgkill
         syscall
 godwit_stub_notified:
-        leaq    saved_flags(%rip), %rsp
+        leaq    SAVED(flags), %rsp
         popfq
-        movq    saved_rsp(%rip), %rsp
+        movq    SAVED(rsp), %rsp
         movl    $2, %edi                        // SIG_SETMASK
-        leaq    saved_mask(%rip), %rsi
+        leaq    SAVED(mask), %rsi
         movl    $0, %edx
         movl    $8, %r10d
         movl    $14, %eax                       // rt_sigprocmask
         syscall
-        movq    saved_r15(%rip), %r15
-        movq    saved_r14(%rip), %r14
-        movq    saved_r13(%rip), %r13
-        movq    saved_r12(%rip), %r12
-        movq    saved_rbp(%rip), %rbp
-        movq    saved_rbx(%rip), %rbx
-        movq    saved_r11(%rip), %r11
-        movq    saved_r10(%rip), %r10
-        movq    saved_r9(%rip), %r9
-        movq    saved_r8(%rip), %r8
-        movq    saved_rax(%rip), %rax
-        movq    saved_rcx(%rip), %rcx
-        movq    saved_rdx(%rip), %rdx
-        movq    saved_rsi(%rip), %rsi
-        movq    saved_rdi(%rip), %rdi
-        jmp     *saved_rip(%rip)
+        movq    SAVED(r14), %r14
+        movq    SAVED(r13), %r13
+        movq    SAVED(r12), %r12
+        movq    SAVED(rbp), %rbp
+        movq    SAVED(rbx), %rbx
+        movq    SAVED(r11), %r11
+        movq    SAVED(r10), %r10
+        movq    SAVED(r9), %r9
+        movq    SAVED(r8), %r8
+        movq    SAVED(rax), %rax
+        movq    SAVED(rcx), %rcx
+        movq    SAVED(rdx), %rdx
+        movq    SAVED(rsi), %rsi
+        movq    SAVED(rdi), %rdi
+        jmp     *%r15
 
-        .balign 8
+        .balign 16
 godwit_stub_save:
+        movq    saved_r15(%rip), %r15
+        jmp     *saved_rip(%rip)
+        .balign 16
 saved_r15:      .quad 0
 saved_r14:      .quad 0
 saved_r13:      .quad 0
@@ -111,9 +121,7 @@ saved_flags:    .quad 0
 saved_rsp:      .quad 0
 saved_mask:     .quad 0
 saved_process:  .long 0
-saved_thread:   .long 0
 saved_notify:   .long 0
-                .long 0
 godwit_stub_end:
 
         .section .note.GNU-stack, "", @progbits

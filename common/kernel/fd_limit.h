@@ -5,8 +5,9 @@
 
 namespace godwit {
 
-// Raises the soft limit to the hard limit: an agent holds a duplicate of every descriptor of the
-// process that it moves. Throws Error.
+// Raises both limits to plenty where that is allowed (CAP_SYS_RESOURCE), else the soft limit to the
+// hard one: an agent holds a duplicate of every descriptor of the process that it moves, and some
+// open files for each of its threads. Throws Error.
 void raise_descriptor_limit();
 
 // How many descriptors of an agent may be open only to look at something again faster: a part of

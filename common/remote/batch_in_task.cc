@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
+#include <optional>
 #include <span>
 
 #include "common/base/error.h"
@@ -45,6 +47,29 @@ std::string show_text(const std::vector<std::byte>& data, std::uint64_t offset) 
     text += c;
   }
   return {};
+}
+
+void add_results(std::span<const std::byte> rows, std::size_t count,
+                 std::vector<std::int64_t>& results) {
+  for (std::size_t i = 0; i < count; ++i) {
+    StubRow row;
+    std::memcpy(&row, rows.data() + i * sizeof(StubRow), sizeof row);
+    results.push_back(row.result);
+  }
+}
+
+bool last_has_failed(const SyscallBatch& batch, const std::vector<std::int64_t>& results) {
+  return !batch.rows()[results.size() - 1].may_fail && results.back() < 0 &&
+         results.back() >= -4095;
+}
+
+bool is_complete(const SyscallBatch& batch, const std::vector<std::int64_t>& results) {
+  return results.size() == batch.rows().size() && !last_has_failed(batch, results);
+}
+
+// Of the scratch area for one of several threads that make the same calls.
+std::uint64_t part_bytes(const SyscallBatch& batch) {
+  return round_up(rows_offset(batch) + sizeof(StubRow) * batch.rows().size(), 64);
 }
 
 }  // namespace
@@ -135,14 +160,12 @@ std::uint64_t RemoteTask::State::rows_that_fit(const SyscallBatch& batch) const 
   return room / sizeof(StubRow);
 }
 
-// Lays out rows from `first` on, as many as fit; how many.
-std::size_t RemoteTask::State::write_chunk(const SyscallBatch& batch, std::size_t first,
-                                           const std::vector<std::int64_t>& results) {
-  const Address data = record.scratch_start + kScratchHeaderBytes;
+// Lays out `count` rows from `first` on, behind the data at `data`.
+void RemoteTask::State::write_chunk(const SyscallBatch& batch, Address data, std::size_t first,
+                                    std::size_t count, const std::vector<std::int64_t>& results) {
   const std::uint64_t offset = rows_offset(batch);
-  const std::size_t count =
-      std::min<std::size_t>(batch.rows().size() - first, rows_that_fit(batch));
   buffer.resize(offset + count * sizeof(StubRow));
+  if (first == 0) std::ranges::copy(batch.data(), buffer.begin());
   for (std::size_t i = 0; i < count; ++i) {
     const SyscallBatch::Row& row = batch.rows()[first + i];
     StubRow out{row.number, {}, 0, row.may_fail ? 1u : 0u, 0};
@@ -165,7 +188,6 @@ std::size_t RemoteTask::State::write_chunk(const SyscallBatch& batch, std::size_
   // The data go along with the first rows; later they are the task's.
   const std::uint64_t skip = first == 0 ? 0 : offset;
   memory.write(data + skip, std::span(buffer).subspan(skip));
-  return count;
 }
 
 Address RemoteTask::data_address(const SyscallBatch& batch) {
@@ -181,33 +203,98 @@ BatchOutcome RemoteTask::State::run(Tracee& thread, const SyscallBatch& batch) {
   const std::uint64_t offset = rows_offset(batch);
   need_scratch(thread, scratch_needed(batch));
   const Address data = record.scratch_start + kScratchHeaderBytes;
-  buffer.resize(offset);
-  std::copy(batch.data().begin(), batch.data().end(), buffer.begin());
   std::vector<std::int64_t> results;
   results.reserve(batch.rows().size());
   while (results.size() < batch.rows().size()) {
     const std::size_t first = results.size();
-    const std::size_t count = write_chunk(batch, first, results);
+    const std::size_t count =
+        std::min<std::size_t>(batch.rows().size() - first, rows_that_fit(batch));
+    write_chunk(batch, data, first, count, results);
     const std::size_t done = runner.walk(thread, data + offset, count);
     // One row beyond those done, if it stopped there, has the failure.
     memory.read(data + offset, std::span(buffer).subspan(offset, done * sizeof(StubRow)));
-    for (std::size_t i = 0; i < done; ++i) {
-      StubRow row;
-      std::memcpy(&row, buffer.data() + offset + i * sizeof(StubRow), sizeof row);
-      results.push_back(row.result);
-    }
-    if (done < count) break;
-    if (!batch.rows()[results.size() - 1].may_fail && results.back() < 0 &&
-        results.back() >= -4095) {
-      break;
-    }
+    add_results(std::span(buffer).subspan(offset), done, results);
+    if (done < count || last_has_failed(batch, results)) break;
   }
   std::vector<std::byte> content(batch.data().size());
   memory.read(data, content);
-  const bool failed =
-      results.size() < batch.rows().size() ||
-      (!batch.rows().back().may_fail && results.back() < 0 && results.back() >= -4095);
-  return BatchOutcome(std::move(results), std::move(content), !failed);
+  const bool complete = is_complete(batch, results);
+  return BatchOutcome(std::move(results), std::move(content), complete);
+}
+
+std::size_t RemoteTask::State::parts_at_once(const SyscallBatch& batch) {
+  const std::uint64_t room = record.scratch_bytes - kScratchHeaderBytes;
+  return std::min<std::uint64_t>(save_areas(runner.code()), room / part_bytes(batch));
+}
+
+Address RemoteTask::State::part_address(std::size_t part, const SyscallBatch& batch) const {
+  return record.scratch_start + kScratchHeaderBytes + part * part_bytes(batch);
+}
+
+void RemoteTask::State::begin_part(Tracee& thread, std::size_t part, const SyscallBatch& batch) {
+  const Address data = part_address(part, batch);
+  write_chunk(batch, data, 0, batch.rows().size(), {});
+  runner.begin_walk(thread, part, data + rows_offset(batch), batch.rows().size());
+}
+
+BatchOutcome RemoteTask::State::end_part(Tracee& thread, std::size_t part,
+                                         const SyscallBatch& batch) {
+  const std::size_t done = runner.end_walk(thread);
+  const std::uint64_t offset = rows_offset(batch);
+  std::vector<std::byte> content(offset + done * sizeof(StubRow));
+  memory.read(part_address(part, batch), content);
+  std::vector<std::int64_t> results;
+  results.reserve(done);
+  add_results(std::span(content).subspan(offset), done, results);
+  content.resize(batch.data().size());
+  const bool complete = is_complete(batch, results);
+  return BatchOutcome(std::move(results), std::move(content), complete);
+}
+
+void RemoteTask::State::run_at_once(std::span<Tracee* const> some, const SyscallBatch& batch,
+                                    const TakeOutcome& take) {
+  std::exception_ptr failure;
+  const auto attempt = [&](const auto& step) {
+    try {
+      step();
+      return true;
+    } catch (...) {
+      failure = std::current_exception();
+      return false;
+    }
+  };
+  std::size_t begun = 0;
+  while (begun < some.size() && attempt([&] { begin_part(*some[begun], begun, batch); })) ++begun;
+  std::vector<std::optional<BatchOutcome>> outcomes(begun);
+  // When the last one is done the others are too, most of the time: we wait but once.
+  for (std::size_t i = begun; i-- > 0;) {
+    attempt([&] { outcomes[i] = end_part(*some[i], i, batch); });
+  }
+  for (std::size_t i = 0; i < begun && !failure; ++i) {
+    attempt([&] {
+      if (!outcomes[i]->complete()) throw_failed_row(*some[i], batch, *outcomes[i]);
+      take(*some[i], *outcomes[i]);
+    });
+  }
+  for (Tracee* thread : some) thread->give_back();
+  if (failure) std::rethrow_exception(failure);
+}
+
+void RemoteTask::run_on_each(std::span<Tracee* const> threads, const SyscallBatch& batch,
+                             const TakeOutcome& take) {
+  State& state = *state_;
+  if (threads.empty() || batch.empty()) return;
+  state.prepare(*threads.front());
+  state.need_scratch(*threads.front(), scratch_needed(batch));
+  const std::size_t at_once = state.parts_at_once(batch);
+  if (at_once < 2) {
+    for (Tracee* thread : threads) take(*thread, run_on(*thread, batch));
+    return;
+  }
+  threads.front()->give_back();
+  for (std::size_t at = 0; at < threads.size(); at += at_once) {
+    state.run_at_once(threads.subspan(at, std::min(at_once, threads.size() - at)), batch, take);
+  }
 }
 
 void RemoteTask::State::throw_failed_row(const Tracee& thread, const SyscallBatch& batch,

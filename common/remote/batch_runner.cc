@@ -14,6 +14,7 @@
 #include "common/base/error.h"
 #include "common/kernel/proc_status.h"
 #include "common/kernel/ptrace.h"
+#include "common/remote/code_site.h"
 
 namespace godwit {
 namespace {
@@ -43,24 +44,8 @@ void BatchRunner::forget_signals() {
 }
 
 pid_t BatchRunner::inner_pid() {
-  if (inner_pid_ == 0) {
-    const ProcStatus status = read_proc_status(pid_);
-    inner_pid_ = status.inner_pid();
-    sees_our_numbers_ = status.namespace_pids.size() == 1;
-  }
+  if (inner_pid_ == 0) inner_pid_ = read_proc_status(pid_).inner_pid();
   return inner_pid_;
-}
-
-pid_t BatchRunner::inner_tid(Tracee& thread) {
-  if (thread.inner_tid_ != 0) return thread.inner_tid_;
-  const pid_t leader = inner_pid();
-  if (thread.tid() == pid_ || sees_our_numbers_) {
-    thread.inner_tid_ = thread.tid() == pid_ ? leader : thread.tid();
-  } else {
-    const std::string directory = fmt::format("/proc/{}/task/{}", pid_, thread.tid());
-    thread.inner_tid_ = read_proc_status(directory).inner_pid();
-  }
-  return thread.inner_tid_;
 }
 
 int BatchRunner::choose_notify_signal(const Tracee& thread) {
@@ -95,23 +80,23 @@ void BatchRunner::suspend_seccomp(Tracee& thread) {
   }
 }
 
-void BatchRunner::write_save_area(Tracee& thread) {
+void BatchRunner::write_save_area(Tracee& thread, std::size_t area) {
   std::vector<std::byte> vector_state;
   if (arch::tail_needs_vector_state()) vector_state = thread.vector_state();
   arch::Registers next = thread.own_;
   const bool goes_on = thread.interrupted_call(next, nullptr);
-  const arch::StubSaved saved{thread.own_,       thread.own_mask_, inner_pid(),
-                              inner_tid(thread), notify_signal_,   goes_on};
-  memory_.write(code_ + arch::stub_save_offset(), arch::make_stub_save_area(saved, vector_state));
+  const arch::StubSaved saved{thread.own_, thread.own_mask_, inner_pid(), thread.notify_signal_,
+                              goes_on};
+  memory_.write(save_area(code_, area), arch::make_stub_save_area(saved, vector_state));
   thread.own_changed_ = false;
-  owner_ = thread.tid();
+  if (area == 0) owner_ = thread.tid();
 }
 
-void BatchRunner::borrow(Tracee& thread) {
+void BatchRunner::borrow(Tracee& thread, std::size_t area) {
   if (!thread.stopped())
     fail("thread {} of process {} runs: no call can be made in it", thread.tid(), pid_);
   const bool fresh = !thread.borrowed_;
-  if (!fresh && owner_ == thread.tid() && !thread.own_changed_) return;
+  if (!fresh && area == 0 && owner_ == thread.tid() && !thread.own_changed_) return;
   if (!arch::runs_native_code(thread.own_)) {
     fail("thread {} of process {} runs code of another instruction set than {}", thread.tid(), pid_,
          arch::name());
@@ -124,8 +109,8 @@ void BatchRunner::borrow(Tracee& thread) {
       if (content) thread.lost_regsets_.emplace_back(note, std::move(*content));
     }
   }
-  notify_signal_ = choose_notify_signal(thread);
-  write_save_area(thread);
+  thread.notify_signal_ = choose_notify_signal(thread);
+  write_save_area(thread, area);
   thread.mask_replaced_ = thread.mask_replaced_ && !fresh;
   suspend_seccomp(thread);
 }
@@ -134,7 +119,7 @@ void BatchRunner::borrow(Tracee& thread) {
 // all that belongs to it; the two that cannot be blocked wait with us.
 int BatchRunner::start_signal(Tracee& thread) {
   const int signal = thread.stop_signal_;
-  if (signal == 0 || (signal != notify_signal_ && signal != SIGSTOP)) return signal;
+  if (signal == 0 || (signal != thread.notify_signal_ && signal != SIGSTOP)) return signal;
   if (const auto info = ptrace_signal_info(thread.tid())) thread.taken_signals_.push_back(*info);
   return 0;
 }
@@ -155,7 +140,7 @@ bool BatchRunner::handle_stop(Tracee& thread, int status, arch::Registers& regis
   const bool nameless = info->si_code == SI_USER && info->si_pid == 0 && info->si_uid == 0;
   const bool own = nameless || (info->si_code == SI_TKILL && info->si_pid == inner_pid());
   const bool notified =
-      WSTOPSIG(status) == notify_signal_ && arch::stub_has_notified(registers, code_);
+      WSTOPSIG(status) == thread.notify_signal_ && arch::stub_has_notified(registers, code_);
   if (is_fault(*info)) {
     fail("the code in process {} met signal {} (code {}) at {:#x}, address {:#x}", pid_,
          info->si_signo, info->si_code, registers.instruction_pointer(),
@@ -179,22 +164,18 @@ void BatchRunner::wait_for_stop(Tracee& thread, int* status) {
   thread.try_wait(0, status);
 }
 
-arch::Registers BatchRunner::run(Tracee& thread, const arch::Registers& entry,
-                                 const std::function<void()>& meanwhile) {
+void BatchRunner::start(Tracee& thread, const arch::Registers& entry) {
   const int signal = start_signal(thread);
   ptrace_set_registers(thread.tid(), entry);
   thread.borrowed_ = true;
   if (!thread.mask_replaced_) {
-    ptrace_set_signal_mask(thread.tid(), ~signal_bit(notify_signal_));
+    ptrace_set_signal_mask(thread.tid(), ~signal_bit(thread.notify_signal_));
     thread.mask_replaced_ = true;
   }
   thread.go(signal);
-  std::exception_ptr failure;
-  try {
-    if (meanwhile) meanwhile();
-  } catch (...) {
-    failure = std::current_exception();
-  }
+}
+
+arch::Registers BatchRunner::finish(Tracee& thread) {
   arch::Registers registers;
   for (bool notified = false; !notified;) {
     int status = 0;
@@ -205,6 +186,19 @@ arch::Registers BatchRunner::run(Tracee& thread, const arch::Registers& entry,
     }
     notified = handle_stop(thread, status, registers);
   }
+  return registers;
+}
+
+arch::Registers BatchRunner::run(Tracee& thread, const arch::Registers& entry,
+                                 const std::function<void()>& meanwhile) {
+  start(thread, entry);
+  std::exception_ptr failure;
+  try {
+    if (meanwhile) meanwhile();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  const arch::Registers registers = finish(thread);
   if (failure) std::rethrow_exception(failure);
   return registers;
 }
@@ -212,22 +206,32 @@ arch::Registers BatchRunner::run(Tracee& thread, const arch::Registers& entry,
 std::int64_t BatchRunner::call(Tracee& thread, long number,
                                std::initializer_list<std::uint64_t> arguments) {
   borrow(thread);
-  const arch::Registers entry = arch::enter_stub_call(
-      thread.own_, code_, number, std::span(arguments.begin(), arguments.size()));
+  const arch::Registers entry =
+      arch::enter_stub_call(thread.own_, code_, save_area(code_, 0), number,
+                            std::span(arguments.begin(), arguments.size()));
   return static_cast<std::int64_t>(arch::stub_progress(run(thread, entry)));
 }
 
 std::uint64_t BatchRunner::walk(Tracee& thread, Address rows, std::uint64_t count) {
   borrow(thread);
   const auto meanwhile = std::exchange(meanwhile_, nullptr);
-  const arch::Registers entry = arch::enter_stub_rows(thread.own_, code_, rows, count);
+  const arch::Registers entry =
+      arch::enter_stub_rows(thread.own_, code_, save_area(code_, 0), rows, count);
   return arch::stub_progress(run(thread, entry, meanwhile));
 }
+
+void BatchRunner::begin_walk(Tracee& thread, std::size_t area, Address rows, std::uint64_t count) {
+  borrow(thread, area);
+  start(thread, arch::enter_stub_rows(thread.own_, code_, save_area(code_, area), rows, count));
+}
+
+std::uint64_t BatchRunner::end_walk(Tracee& thread) { return arch::stub_progress(finish(thread)); }
 
 void BatchRunner::end(Tracee& thread) {
   borrow(thread);
   const std::uint64_t no_arguments[] = {0};
-  const arch::Registers entry = arch::enter_stub_call(thread.own_, code_, SYS_exit, no_arguments);
+  const arch::Registers entry =
+      arch::enter_stub_call(thread.own_, code_, save_area(code_, 0), SYS_exit, no_arguments);
   try {
     run(thread, entry);
   } catch (const Error&) {

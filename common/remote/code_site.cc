@@ -19,6 +19,11 @@ std::uint64_t align_up(std::uint64_t value) { return (value + kAlignment - 1) & 
 
 std::uint64_t record_offset() { return align_up(arch::stub_bytes()); }
 
+// With one save area.
+std::uint64_t least_bytes() { return align_up(record_offset() + sizeof(SiteRecord)); }
+
+std::uint64_t save_area_bytes() { return align_up(arch::stub_bytes() - arch::stub_save_offset()); }
+
 std::span<const std::byte> marker() { return arch::stub_code().first(arch::kStubMarkerBytes); }
 
 bool is_vdso(const MapsLine& line) { return line.path == "[vdso]"; }
@@ -43,17 +48,29 @@ void find_sites_in_page(const TaskMemory& memory, Address page, std::vector<Foun
   for (auto from = content.begin();;) {
     from = std::search(from, content.end(), marker().begin(), marker().end());
     const auto offset = static_cast<std::uint64_t>(from - content.begin());
-    if (from == content.end() || offset + site_bytes() > kPageSize) return;
+    if (from == content.end() || offset + least_bytes() > kPageSize) return;
     SiteRecord record;
     std::memcpy(&record, content.data() + offset + record_offset(), sizeof record);
     sites.push_back({page + offset, record});
-    from += static_cast<std::ptrdiff_t>(site_bytes());
+    from += static_cast<std::ptrdiff_t>(least_bytes());
   }
 }
 
 }  // namespace
 
-std::uint64_t site_bytes() { return align_up(record_offset() + sizeof(SiteRecord)); }
+std::size_t save_areas(Address code) {
+  const std::uint64_t room = kPageSize - code % kPageSize - least_bytes();
+  return std::min<std::uint64_t>(arch::stub_save_areas_max(), 1 + room / save_area_bytes());
+}
+
+Address save_area(Address code, std::size_t index) {
+  if (index == 0) return code + arch::stub_save_offset();
+  return code + least_bytes() + (index - 1) * save_area_bytes();
+}
+
+std::uint64_t site_bytes(Address code) {
+  return least_bytes() + (save_areas(code) - 1) * save_area_bytes();
+}
 
 std::vector<FoundSite> find_written_sites(const TaskMemory& memory,
                                           const std::vector<MapsLine>& maps) {
@@ -77,7 +94,7 @@ std::optional<Address> find_room_in(const TaskMemory& memory, const PageRange& r
   if (last == content.rend()) return std::nullopt;
   const auto used = static_cast<std::uint64_t>(content.rend() - last);
   const std::uint64_t start = align_up(used + kGapBytes);
-  if (start + site_bytes() > kPageSize) return std::nullopt;
+  if (start + least_bytes() > kPageSize) return std::nullopt;
   return page + start;
 }
 
@@ -88,13 +105,13 @@ Address find_room_for_site(const TaskMemory& memory, const std::vector<MapsLine>
       if (const auto room = find_room_in(memory, line.range)) return *room;
     }
   }
-  throw Error(
-      fmt::format("no executable page of the process has {} unused bytes at its end", site_bytes()),
-      0, "a process without a vDSO (vdso=0) cannot be moved");
+  throw Error(fmt::format("no executable page of the process has {} unused bytes at its end",
+                          least_bytes()),
+              0, "a process without a vDSO (vdso=0) cannot be moved");
 }
 
 void write_site(const TaskMemory& memory, Address code, const SiteRecord& record) {
-  std::vector<std::byte> content(site_bytes());
+  std::vector<std::byte> content(site_bytes(code));
   std::ranges::copy(arch::stub_code(), content.begin());
   std::memcpy(content.data() + record_offset(), &record, sizeof record);
   memory.write(code, content);
@@ -105,7 +122,7 @@ void write_site_record(const TaskMemory& memory, Address code, const SiteRecord&
 }
 
 void erase_site(const TaskMemory& memory, Address code) {
-  memory.write(code, std::vector<std::byte>(site_bytes()));
+  memory.write(code, std::vector<std::byte>(site_bytes(code)));
 }
 
 bool site_is_intact(const TaskMemory& memory, Address code) {

@@ -1,6 +1,8 @@
 // Where the stub sits in a task, and what is written next to it.
 //
-//   site:  [stub code][save area][SiteRecord]      (arch/arch.h, one piece, within one page)
+//   site:  [stub code][save area][SiteRecord][further save areas]
+//
+// It is one piece and ends within its page (arch/arch.h): as many save areas as there is room for.
 //
 // Normally that is the zero bytes behind the vDSO image: the vDSO is an ELF file of no whole number
 // of pages, mapped private and executable (vdso(7)), so its last page ends in bytes that nobody
@@ -31,12 +33,15 @@ struct FoundSite {
   SiteRecord record;
 };
 
-// Bytes that a site takes.
-std::uint64_t site_bytes();
+// Bytes that the site takes whose code is at `code`.
+std::uint64_t site_bytes(Address code);
+// How many save areas it has, and where.
+std::size_t save_areas(Address code);
+Address save_area(Address code, std::size_t index);
 // Sites that another agent wrote, or that came along with a copy of the address space.
 std::vector<FoundSite> find_written_sites(const TaskMemory& memory,
                                           const std::vector<MapsLine>& maps);
-// Room for a site. Throws Error when there is none.
+// Room for a site, with one save area at least. Throws Error when there is none.
 Address find_room_for_site(const TaskMemory& memory, const std::vector<MapsLine>& maps);
 // Room behind the image in one mapping, the vDSO's.
 std::optional<Address> find_room_in(const TaskMemory& memory, const PageRange& range);

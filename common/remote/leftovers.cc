@@ -29,7 +29,7 @@ constexpr std::uint64_t kStackBytesMax = 256 << 10;
 
 bool RemoteTask::State::stands_in(const Tracee& thread, const FoundSite& site) const {
   const Address at = thread.registers().instruction_pointer();
-  return at >= site.code && at < site.code + site_bytes();
+  return at >= site.code && at < site.code + site_bytes(site.code);
 }
 
 // Any word above the stack pointer that points into the code, as a signal frame's does.
@@ -42,7 +42,7 @@ bool RemoteTask::State::returns_to(const Tracee& thread, const FoundSite& site) 
     words.resize((page_end - at) / sizeof(std::uint64_t));
     if (!memory.try_read(at, std::as_writable_bytes(std::span(words)))) return false;
     if (std::ranges::any_of(words, [&](std::uint64_t word) {
-          return word >= site.code && word < site.code + site_bytes();
+          return word >= site.code && word < site.code + site_bytes(site.code);
         })) {
       return true;
     }

@@ -86,6 +86,12 @@ class RemoteTask {
   // ended.
   BatchOutcome run(const SyscallBatch& batch, std::function<void()> meanwhile);
   BatchOutcome run_on(Tracee& thread, const SyscallBatch& batch);
+  // The same batch in each of these threads, as many of them at a time as there is room for their
+  // registers. `take` gets the outcomes, in the threads' order. Whatever is thrown comes when none
+  // of them runs any more.
+  using TakeOutcome = std::function<void(Tracee&, const BatchOutcome&)>;
+  void run_on_each(std::span<Tracee* const> threads, const SyscallBatch& batch,
+                   const TakeOutcome& take);
   // The same, but a failing call is in the outcome instead of an exception.
   BatchOutcome try_run(const SyscallBatch& batch);
 

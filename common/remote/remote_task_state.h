@@ -65,8 +65,15 @@ struct RemoteTask::State {
   void map_scratch(Tracee& thread, std::uint64_t bytes);
   void unmap_scratch(Tracee& thread);
   BatchOutcome run(Tracee& thread, const SyscallBatch& batch);
-  std::size_t write_chunk(const SyscallBatch& batch, std::size_t first,
-                          const std::vector<std::int64_t>& results);
+  // `batch` has at most as many rows as fit, and `part` is its part of the scratch area.
+  void begin_part(Tracee& thread, std::size_t part, const SyscallBatch& batch);
+  BatchOutcome end_part(Tracee& thread, std::size_t part, const SyscallBatch& batch);
+  Address part_address(std::size_t part, const SyscallBatch& batch) const;
+  std::size_t parts_at_once(const SyscallBatch& batch);
+  void run_at_once(std::span<Tracee* const> some, const SyscallBatch& batch,
+                   const TakeOutcome& take);
+  void write_chunk(const SyscallBatch& batch, Address data, std::size_t first, std::size_t count,
+                   const std::vector<std::int64_t>& results);
   std::uint64_t rows_that_fit(const SyscallBatch& batch) const;
   [[noreturn]] void throw_failed_row(const Tracee& thread, const SyscallBatch& batch,
                                      const BatchOutcome& outcome) const;

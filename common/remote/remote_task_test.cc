@@ -10,7 +10,9 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <atomic>
+#include <set>
 #include <thread>
 
 #include "common/base/clock.h"
@@ -254,6 +256,14 @@ TEST(RemoteTask, StopsAllThreads) {
     SyscallBatch batch;
     const RowResult tid = batch.add(SYS_gettid, {});
     for (Tracee& thread : task.threads()) EXPECT_EQ(task.run_on(thread, batch)[tid], thread.tid());
+    std::vector<Tracee*> all;
+    for (Tracee& thread : task.threads()) all.push_back(&thread);
+    std::vector<std::int64_t> answers;
+    task.run_on_each(all, batch, [&](Tracee& thread, const BatchOutcome& outcome) {
+      EXPECT_EQ(outcome[tid], thread.tid());
+      answers.push_back(outcome[tid]);
+    });
+    EXPECT_TRUE(std::ranges::equal(answers, all, {}, {}, &Tracee::tid));
     for (const auto& count : shared->count) after += count;
     EXPECT_EQ(before, after);
     task.resume();
@@ -263,6 +273,67 @@ TEST(RemoteTask, StopsAllThreads) {
       return now > after;
     }));
   }
+  task.detach();
+  shared->end = true;
+  EXPECT_EQ(child.wait(), 0);
+}
+
+// Each has its own data, and whatever goes wrong with one leaves all of them as they were.
+TEST(RemoteTask, RunsOnEachOfManyThreads) {
+  struct Counters {
+    std::atomic<int> ready{0};
+    std::atomic<bool> end{false};
+  };
+  Shared<Counters> shared;
+  constexpr int kThreads = 30;
+  Child child([&] {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < kThreads; ++i) {
+      threads.emplace_back([&, i] {
+        pthread_setname_np(pthread_self(), fmt::format("number {}", i).c_str());
+        ++shared->ready;
+        while (!shared->end) usleep(1000);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    return 0;
+  });
+  ASSERT_TRUE(wait_until([&] { return shared->ready == kThreads; }));
+  RemoteTask task = RemoteTask::attach(child.pid());
+  task.stop();
+  std::vector<Tracee*> all;
+  for (Tracee& thread : task.threads()) {
+    if (thread.tid() != child.pid()) all.push_back(&thread);
+  }
+  SyscallBatch batch;
+  const DataAt name = batch.reserve(16);
+  const DataAt file = batch.put_string("/nowhere");
+  batch.add(SYS_prctl, {PR_GET_NAME, name, 0, 0, 0});
+  const RowResult missing = batch.add_may_fail(SYS_openat, {AT_FDCWD, file, 0, 0});
+  std::set<std::string> names;
+  task.run_on_each(all, batch, [&](Tracee&, const BatchOutcome& outcome) {
+    EXPECT_EQ(outcome[missing], -ENOENT);
+    names.insert(reinterpret_cast<const char*>(outcome.bytes(name, 16).data()));
+  });
+  EXPECT_EQ(names.size(), static_cast<std::size_t>(kThreads));
+  batch.add(SYS_openat, {AT_FDCWD, file, 0, 0}, "a file");
+  try {
+    task.run_on_each(all, batch, [](Tracee&, const BatchOutcome&) { FAIL(); });
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string_view(error.what()).find("/nowhere"), std::string_view::npos)
+        << error.what();
+  }
+  SyscallBatch ask;
+  const RowResult tid = ask.add(SYS_gettid, {});
+  int taken = 0;
+  EXPECT_THROW(task.run_on_each(all, ask,
+                                [&](Tracee&, const BatchOutcome&) {
+                                  if (++taken == 3) throw Error("enough");
+                                }),
+               Error);
+  EXPECT_EQ(taken, 3);
+  for (Tracee* thread : all) EXPECT_EQ(task.run_on(*thread, ask)[tid], thread->tid());
   task.detach();
   shared->end = true;
   EXPECT_EQ(child.wait(), 0);

@@ -129,8 +129,8 @@ void RemoteTask::leave_home(const PageRange& vdso) {
   if (!state.has_home()) return;
   const auto room = find_room_in(state.memory, vdso);
   if (!room) {
-    fail("the vDSO of process {} at {:#x} has less than {} unused bytes at its end", state.pid,
-         vdso.start, site_bytes());
+    fail("the vDSO of process {} at {:#x} has no room for our code at its end", state.pid,
+         vdso.start);
   }
   const SiteRecord old = std::exchange(state.record, {});
   write_site(state.memory, *room, state.record);
@@ -160,7 +160,6 @@ Tracee& RemoteTask::clone_thread(pid_t tid) {
   thread.own_mask_ = maker.own_mask_;
   thread.borrowed_ = thread.mask_replaced_ = true;
   thread.own_changed_ = true;
-  thread.inner_tid_ = tid;
   state.threads.push_back(std::move(thread));
   return state.threads.back();
 }

@@ -97,7 +97,7 @@ class Program {
   arch::Registers entry(const std::vector<arch::StubRow>& rows, const arch::Registers& own) {
     const Address table = std::exchange(next_, next_ + rows.size() * sizeof(arch::StubRow));
     task_.write_memory(table, std::as_bytes(std::span(rows)));
-    return arch::enter_stub_rows(own, at_, table, rows.size());
+    return arch::enter_stub_rows(own, at_, at_ + arch::stub_save_offset(), table, rows.size());
   }
   Address put_text(const char* text) {
     task_.write_memory(at_ + kPageSize + 3000 + texts_,

@@ -74,9 +74,11 @@ bool RemoteTask::State::has_all_threads() const {
   return ::stat(path.c_str(), &folder) == 0 && folder.st_nlink == threads.size() + 2;
 }
 
-// Each has to run for a moment to stop. Many of them need our processor as well: we would only take
-// it from them, one after the other.
+// Each has to run for a moment to stop. What those have to say that stand still is read while
+// others get there; then many need our processor as well: we would only take it from them, one
+// after the other.
 void RemoteTask::State::wait_all_stopped() {
+  for (Tracee& thread : threads) thread.try_wait_stopped();
   for (std::size_t at = 0; at < threads.size(); ++at) {
     const std::size_t left = threads.size() - at;
     threads[at].wait_stopped(left > kManyThreads ? static_cast<std::int64_t>(left) * kStopUs : 0);

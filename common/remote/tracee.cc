@@ -145,21 +145,34 @@ void Tracee::wait_stopped(std::int64_t nap_us) {
   if (!gone_) show_interrupted_call();
 }
 
+bool Tracee::try_event_stop() {
+  int status = 0;
+  if (!try_see_stop(&status)) return false;
+  if (gone_) return true;
+  if (in_signal_stop_) {
+    // A signal came first: it is delivered, and the stop follows before its handler's first
+    // instruction. Kept back it would lose its place among others of its kind.
+    interrupt();
+    go(stop_signal_);
+    return false;
+  }
+  read_own_state();
+  return true;
+}
+
+bool Tracee::try_wait_stopped() {
+  if (stopped_ || gone_) return true;
+  if (!try_event_stop()) return false;
+  if (!gone_) show_interrupted_call();
+  return true;
+}
+
 void Tracee::wait_event_stop(std::int64_t nap_us) {
   if (stopped_ || gone_) return;
   std::int64_t start = monotonic_ns();
-  int status = 0;
   std::int64_t pause_us = 20;
   std::optional<Precedence> precedence;
-  for (;;) {
-    if (try_see_stop(&status)) {
-      if (gone_ || !in_signal_stop_) break;
-      // A signal came first: it is delivered, and the stop follows before its handler's first
-      // instruction. Kept back it would lose its place among others of its kind.
-      interrupt();
-      go(stop_signal_);
-      continue;
-    }
+  while (!try_event_stop()) {
     if (nap_us > 0) {
       usleep(static_cast<useconds_t>(std::exchange(nap_us, 0)));
       start = monotonic_ns();  // until now it had to wait for the others
@@ -175,7 +188,6 @@ void Tracee::wait_event_stop(std::int64_t nap_us) {
     usleep(static_cast<useconds_t>(pause_us));
     pause_us = std::min<std::int64_t>(pause_us * 2, 1000);
   }
-  if (!gone_) read_own_state();
 }
 
 void Tracee::throw_not_stopped() const {

@@ -49,6 +49,8 @@ class Tracee {
   // Until it is in a ptrace stop; captures registers; sets gone() on exit. `nap_us`: how long to
   // sleep at first when it is not, rather than look again and again.
   void wait_stopped(std::int64_t nap_us = 0);
+  // The same without waiting: whether it is now, or gone.
+  bool try_wait_stopped();
   void resume();  // goes on as if it had never been stopped
   void detach();  // the same, and lets go
 
@@ -96,6 +98,7 @@ class Tracee {
   bool try_see_stop(int* status);
   void note_stop(int status);
   [[noreturn]] void throw_not_stopped() const;
+  bool try_event_stop();
   void wait_event_stop(std::int64_t nap_us);  // wait_stopped() but for what comes last there
   // At a stop: makes the registers say which call the kernel would go on with
   // (arch::may_hide_restart).
@@ -114,7 +117,6 @@ class Tracee {
   void let_go() noexcept;
 
   Tid tid_;
-  pid_t inner_tid_ = 0;        // as the task sees it; 0: not known yet
   std::uint64_t options_ = 0;  // PTRACE_O_*
   bool stopped_ = false;
   bool gone_ = false;
@@ -126,6 +128,7 @@ class Tracee {
   bool in_signal_stop_ = false;
   int stop_signal_ = 0;  // the signal that the stop holds up and that goes on with the thread
   int group_stop_signal_ = 0;
+  int notify_signal_ = 0;                 // the stub's, as long as the thread is lent to it
   std::int64_t shown_call_ = -1;          // what restart_syscall(2) goes on with, seen in this stop
   std::vector<siginfo_t> taken_signals_;  // met during a batch, queued again on the way out
   std::vector<std::pair<int, std::vector<std::byte>>> lost_regsets_;

@@ -53,6 +53,9 @@ TEST(UntouchedState, EveryRegister) {
     const std::vector<std::byte> state = task.leader().vector_state();
     task.run(batch);
     EXPECT_EQ(task.leader().vector_state(), state);
+    Tracee* leader = &task.leader();
+    task.run_on_each(std::span(&leader, 1), batch, [](Tracee&, const BatchOutcome&) {});
+    EXPECT_EQ(task.leader().vector_state(), state);
     task.resume();
     usleep(300);
   }

@@ -19,7 +19,7 @@ constexpr int kAttemptsMax = 2000;
 
 bool stands_in(const Tracee& thread, const PageRange& vdso, Address code) {
   const Address at = thread.registers().instruction_pointer();
-  const bool in_our_code = code != 0 && at >= code && at < code + site_bytes();
+  const bool in_our_code = code != 0 && at >= code && at < code + site_bytes(code);
   return vdso.contains(at) && !in_our_code;
 }
 

@@ -380,7 +380,11 @@ class Confirmation {
     SyscallBatch batch;
     const ThreadQuery query(batch);
     const auto leader = read_answer(query, task_.run(batch), task_.leader());
-    return story_of([&] { confirm_threads(context_, known_, {}, leader); });
+    std::set<pid_t> asked;
+    for (const auto& [tid, known] : known_) {
+      if (known.watch.may_have_changed()) asked.insert(tid);
+    }
+    return story_of([&] { confirm_threads(context_, known_, asked, leader); });
   }
   const KnownThreads& known() const { return known_; }
   std::vector<proto::Thread> whole() { return capture_threads(context_); }

@@ -183,6 +183,7 @@ proto::Streams ProcessCapture::look_at_streams(RemoteTask& task) {
 }
 
 void ProcessCapture::look_at_threads(RemoteTask& task) {
+  may_have_changed_ = std::make_unique<SharedList<bool>>();  // its helper looks at them
   known_threads_.clear();
   stop_in_turn(task, list_threads(host_pid_), [this](CaptureContext& context) {
     godwit::look_at_threads(context, blocked_calls_, known_threads_);
@@ -216,10 +217,25 @@ proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings 
   return process;
 }
 
+// The threads' registers are compared by themselves, while this is under way: of one that has moved
+// nothing can be said without asking it.
+void ProcessCapture::begin_to_confirm() {
+  to_confirm_.clear();
+  for (const auto& [tid, known] : known_threads_) to_confirm_.push_back(&known);
+  may_have_changed_->begin(to_confirm_.size(), [this](std::size_t at) {
+    return to_confirm_[at]->watch.may_have_changed();
+  });
+}
+
 void ProcessCapture::confirm(RemoteTask& task) {
   CaptureContext context{task, host_pid_};
   fd_table_.confirm(task);
-  confirm_threads(context, known_threads_, moved_threads_, leader_.value());
+  std::set<pid_t> asked = moved_threads_;
+  const auto changed = may_have_changed_->finish();
+  for (std::size_t i = 0; i < changed.size(); ++i) {
+    if (changed[i].value_or(true)) asked.insert(to_confirm_[i]->thread.host_tid());
+  }
+  confirm_threads(context, known_threads_, asked, leader_.value());
 }
 
 proto::Process describe_process(CaptureContext& context) {

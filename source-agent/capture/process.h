@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/shared_list.h"
 #include "common/model/describe.h"
 #include "common/model/findings.h"
 #include "source-agent/capture/blocked_calls.h"
@@ -37,6 +38,9 @@ class ProcessCapture {
   // Shortly before the switch: duplicates, flags and watches, so that describe_final() reads
   // little.
   void refresh();
+  // The blackout, when all stand still and nothing is asked of them for some time: begins to look
+  // which may have changed, beside all that follows.
+  void begin_to_confirm();
   // The blackout, when the descriptors' duplicates have been taken: asks the process itself, while
   // there is still a processor free for it. describe_final() does it otherwise.
   void ask(RemoteTask& task);
@@ -87,8 +91,10 @@ class ProcessCapture {
   BlockedCallWatch blocked_calls_;
   proto::Process last_;  // without areas and descriptors
   KnownThreads known_threads_;
-  std::set<pid_t> moved_threads_;       // by host tid
-  std::optional<ThreadAnswer> leader_;  // of the last stop
+  std::set<pid_t> moved_threads_;  // by host tid
+  std::vector<const KnownThread*> to_confirm_;
+  std::unique_ptr<SharedList<bool>> may_have_changed_;  // by the number in to_confirm_
+  std::optional<ThreadAnswer> leader_;                  // of the last stop
   std::unique_ptr<Questions> asked_;
 };
 

@@ -311,19 +311,24 @@ void look_at_threads(CaptureContext& context, const BlockedCallWatch& watch, Kno
   const std::uint64_t shared = read_proc_status(context.host_pid).pending_shared;
   SyscallBatch batch;
   const ThreadQuery query(batch);
+  std::map<pid_t, ThreadWatch> watches;
+  std::vector<Tracee*> all;
   for (Tracee& tracee : context.task.threads()) {
-    const bool with_files = known.size() < ThreadWatch::watched_max();
+    const bool with_files = known.size() + watches.size() < ThreadWatch::watched_max();
+    ThreadWatch thread_watch(context.host_pid, tracee.tid(), with_files);
+    thread_watch.begin_look();
+    watches.emplace(tracee.tid(), std::move(thread_watch));
+    all.push_back(&tracee);
+  }
+  context.task.run_on_each(all, batch, [&](Tracee& tracee, const BatchOutcome& outcome) {
     KnownThread now{.thread = {},
-                    .identity = {},
-                    .watch = ThreadWatch(context.host_pid, tracee.tid(), with_files)};
-    now.watch.begin_look();
-    const BatchOutcome outcome = context.task.run_on(tracee, batch);
+                    .identity = query.identity(outcome),
+                    .watch = std::move(watches.at(tracee.tid()))};
     query.read(outcome, shared, tracee, now.thread);
     read_by_ptrace(context, tracee, watch, now.thread);
-    now.identity = query.identity(outcome);
     now.watch.end_look();
     known.insert_or_assign(tracee.tid(), std::move(now));
-  }
+  });
 }
 
 namespace {
@@ -346,46 +351,52 @@ ThreadAnswer read_answer(const ThreadQuery& query, const BatchOutcome& outcome,
 void look_at_threads_again(CaptureContext& context, KnownThreads& known) {
   SyscallBatch batch;
   const ThreadQuery query(batch);
+  std::vector<Tracee*> all;
   for (Tracee& tracee : context.task.threads()) {
-    const auto found = known.find(tracee.tid());
-    if (found == known.end()) continue;
-    const auto answer = read_answer(query, context.task.run_on(tracee, batch), tracee);
-    // Otherwise it is asked once more in the end, and the migration does not go on.
-    if (difference_to(answer, &found->second).empty() &&
-        answer.identity == found->second.identity) {
-      found->second.watch.end_look();
-    }
+    if (known.contains(tracee.tid())) all.push_back(&tracee);
   }
+  context.task.run_on_each(all, batch, [&](Tracee& tracee, const BatchOutcome& outcome) {
+    KnownThread& before = known.at(tracee.tid());
+    const ThreadAnswer answer = read_answer(query, outcome, tracee);
+    // Otherwise it is asked once more in the end, and the migration does not go on.
+    if (difference_to(answer, &before).empty() && answer.identity == before.identity) {
+      before.watch.end_look();
+    }
+  });
 }
 
 void confirm_threads(CaptureContext& context, const KnownThreads& known,
-                     const std::set<pid_t>& moved, const ThreadAnswer& leader) {
-  SyscallBatch batch;
-  const ThreadQuery query(batch);
-  const pid_t leader_tid = context.task.leader().tid();
-  for (Tracee& tracee : context.task.threads()) {
-    if (tracee.gone()) continue;
+                     const std::set<pid_t>& asked, const ThreadAnswer& leader) {
+  const auto known_of = [&](const Tracee& tracee) {
     const auto found = known.find(tracee.tid());
-    const KnownThread* before = found != known.end() ? &found->second : nullptr;
-    std::string difference;
-    std::string identity;
-    if (tracee.tid() == leader_tid) {
-      identity = leader.identity;
-      difference = difference_to(leader, before);
-    } else if (before == nullptr || moved.contains(tracee.tid()) ||
-               before->watch.may_have_changed()) {
-      const auto answer = read_answer(query, context.task.run_on(tracee, batch), tracee);
-      identity = answer.identity;
-      difference = difference_to(answer, before);
-    } else {
-      identity = before->identity;
-    }
-    if (identity != leader.identity) difference = "set of credentials";
-    if (difference.empty()) continue;
+    return found != known.end() ? &found->second : nullptr;
+  };
+  const auto compare = [&](const Tracee& tracee, const ThreadAnswer& answer) {
+    std::string difference = difference_to(answer, known_of(tracee));
+    if (answer.identity != leader.identity) difference = "set of credentials";
+    if (difference.empty()) return;
     throw Error(fmt::format("thread {} got another {} in the last instant before the switch",
                             tracee.tid(), difference),
                 EAGAIN, "nothing is lost: begin the migration again");
+  };
+  SyscallBatch batch;
+  const ThreadQuery query(batch);
+  const pid_t leader_tid = context.task.leader().tid();
+  std::vector<Tracee*> to_ask;
+  for (Tracee& tracee : context.task.threads()) {
+    if (tracee.gone()) continue;
+    const KnownThread* before = known_of(tracee);
+    if (tracee.tid() == leader_tid) {
+      compare(tracee, leader);
+    } else if (before == nullptr || asked.contains(tracee.tid())) {
+      to_ask.push_back(&tracee);
+    } else if (before->identity != leader.identity) {
+      compare(tracee, {.thread = before->thread, .identity = before->identity});
+    }
   }
+  context.task.run_on_each(to_ask, batch, [&](Tracee& tracee, const BatchOutcome& outcome) {
+    compare(tracee, read_answer(query, outcome, tracee));
+  });
 }
 
 std::vector<proto::Thread> capture_threads(CaptureContext& context) {

@@ -74,11 +74,11 @@ struct ThreadAnswer {
 ThreadAnswer read_answer(const ThreadQuery& query, const BatchOutcome& outcome,
                          const Tracee& tracee);
 // Throws Error naming the thread when something was not as capture_threads_again() took it: asks
-// those of `moved` (by host tid) and those that may have changed (ThreadWatch). Signals that came
-// since are no difference. `leader`: what the leader has told since the stop; it need not be woken
-// once more. The process is stopped, and not frozen.
+// those of `asked` (by host tid) and those that are not known. Signals that came since are no
+// difference. `leader`: what the leader has told since the stop; it need not be woken once more.
+// The process is stopped, and not frozen.
 void confirm_threads(CaptureContext& context, const KnownThreads& known,
-                     const std::set<pid_t>& moved, const ThreadAnswer& leader);
+                     const std::set<pid_t>& asked, const ThreadAnswer& leader);
 
 // Registers have no meaning while the process runs, and are most of a description.
 void leave_out_registers(proto::Process& process);
