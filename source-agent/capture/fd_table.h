@@ -11,12 +11,14 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
+#include "common/kernel/shared_list.h"
 #include "common/kernel/time_namespace.h"
 #include "common/model/describe.h"
 #include "common/model/findings.h"
@@ -96,7 +98,10 @@ class FdTableCapture {
   // until give_back(). Else: finds out what is not as described, and takes duplicates of that and
   // of sockets.
   void take_copies(RemoteTask* task = nullptr);
-  // Then, before anything rests on the stop: what has come since the last describe() and can't be
+  // Then, when nothing is asked of the process for some time: begins to compare what is in pipes,
+  // beside all that follows. describe_final() does it otherwise.
+  void begin_to_compare();
+  // Before anything rests on the stop: what has come since the last describe() and can't be
   // moved, or is locked. Mostly that passes, if the process is given the copies back and goes on.
   Findings find_passing();
   // The same while it runs, and has no copies.
@@ -143,6 +148,9 @@ class FdTableCapture {
   void group_sockets();
   void group_again();
   void sort_out(std::span<FdFacts*> alike);
+  bool has_to_be_compared(const FdFacts& facts) const;
+  bool has_same_contents(const FdFacts& facts, PipeReader& reader) const;
+  void end_comparing();
   bool pipe_is_as_described(const FdFacts& facts);
   std::vector<FdFacts*> find_changes();
   std::vector<const FdFacts*> known_connections(const std::vector<FdFacts>& facts) const;
@@ -191,6 +199,9 @@ class FdTableCapture {
   std::int64_t shape_began_ns_ = 0;  // CLOCK_REALTIME
   std::int64_t ahead_ms_ = 0;  // CLOCK_MONOTONIC: of the timestamps that look_at_streams() gives
   PipeReader pipe_reader_;
+  PipeReader helpers_pipe_reader_;
+  std::vector<const FdFacts*> full_pipes_;  // of kept_, by descriptor; compared beside the rest
+  std::vector<int> changed_contents_;       // of these, by descriptor
   FdGlance glance_;
   std::vector<std::pair<std::size_t, int>> keys_;  // FdFacts::share_key of shape_, in order
   std::vector<std::size_t> alike_;                 // of these those that are there more than once
@@ -199,6 +210,7 @@ class FdTableCapture {
   std::set<std::uint64_t> changed_pipes_;  // with changes_only_; inodes
   std::vector<FdFacts> kept_;
   std::vector<std::pair<FdFacts*, RowResult>> asked_;  // of kept_
+  std::unique_ptr<SharedList<char>> same_contents_;    // of full_pipes_; its helper uses the others
 };
 
 proto::FdTable capture_fd_table(CaptureContext& context);

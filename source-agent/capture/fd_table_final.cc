@@ -47,6 +47,11 @@ void FdTableCapture::expect_stop() {
   for (std::size_t i = 1; i < keys_.size(); ++i) {
     if (keys_[i].first == keys_[i - 1].first) alike_.push_back(keys_[i].first);
   }
+  constexpr std::ptrdiff_t kManyPipes = 64;  // fewer take less time than to wake up a helper
+  const auto full = std::ranges::count_if(
+      shape_, [](const FdFacts& facts) { return facts.pipe && !facts.pipe->contents().empty(); });
+  same_contents_.reset();
+  if (full > kManyPipes) same_contents_ = std::make_unique<SharedList<char>>();
   glance_.prepare(shape_, directory_, shape_began_ns_);
 }
 
@@ -54,6 +59,8 @@ void FdTableCapture::take_copies(RemoteTask* task) {
   asked_.clear();
   closed_.clear();
   changed_pipes_.clear();
+  full_pipes_.clear();
+  changed_contents_.clear();
   changes_only_ = task != nullptr && glance_.prepared();
   if (changes_only_) {
     look_again(*task);
@@ -213,16 +220,48 @@ void FdTableCapture::group_again() {
   }
 }
 
+// As much is in it as was described.
+bool FdTableCapture::has_to_be_compared(const FdFacts& facts) const {
+  return facts.same && is_pipe(facts) && facts.pipe && facts.pipe->tells_contents() &&
+         facts.waiting > 0 &&
+         static_cast<std::size_t>(facts.waiting) == facts.pipe->contents().size();
+}
+
+bool FdTableCapture::has_same_contents(const FdFacts& facts, PipeReader& reader) const {
+  const UniqueFd copy = copy_fd(facts.fd);
+  if (!copy.valid()) fail("{} of process {} vanished", facts.name(), host_pid_);
+  proto::PipeEnd now;
+  if (reader.read(copy.get(), facts.name(), now) != facts.waiting) return false;
+  return now.contents() == facts.pipe->contents() &&
+         std::ranges::equal(now.packets(), facts.pipe->packets());
+}
+
+void FdTableCapture::begin_to_compare() {
+  if (!changes_only_ || !same_contents_) return;
+  for (const FdFacts& entry : kept_) {
+    if (has_to_be_compared(entry)) full_pipes_.push_back(&entry);
+  }
+  same_contents_->begin(full_pipes_.size(), [this](std::size_t at, SharedList<char>::Party who) {
+    const bool helper = who == SharedList<char>::Party::kHelper;
+    PipeReader& reader = helper ? helpers_pipe_reader_ : pipe_reader_;
+    return static_cast<char>(has_same_contents(*full_pipes_[at], reader));
+  });
+}
+
+void FdTableCapture::end_comparing() {
+  if (full_pipes_.empty()) return;
+  const std::vector<char> same = same_contents_->finish();
+  for (std::size_t i = 0; i < same.size(); ++i) {
+    if (same[i] == 0) changed_contents_.push_back(full_pipes_[i]->fd);
+  }
+}
+
 bool FdTableCapture::pipe_is_as_described(const FdFacts& facts) {
   if (!facts.pipe || !facts.pipe->tells_contents()) return true;
   if (static_cast<std::size_t>(facts.waiting) != facts.pipe->contents().size()) return false;
   if (facts.waiting == 0) return true;
-  const UniqueFd copy = copy_fd(facts.fd);
-  if (!copy.valid()) fail("{} of process {} vanished", facts.name(), host_pid_);
-  proto::PipeEnd now;
-  if (pipe_reader_.read(copy.get(), facts.name(), now) != facts.waiting) return false;
-  return now.contents() == facts.pipe->contents() &&
-         std::ranges::equal(now.packets(), facts.pipe->packets());
+  if (full_pipes_.empty()) return has_same_contents(facts, pipe_reader_);
+  return !std::ranges::binary_search(changed_contents_, facts.fd);
 }
 
 // Every descriptor of each open file that has to be described again.
@@ -231,6 +270,7 @@ std::vector<FdFacts*> FdTableCapture::find_changes() {
   leaders.reserve(kept_.size());
   for (const FdFacts& entry : kept_) leaders.push_back(entry.leader);
   group_again();
+  end_comparing();
   std::set<int> changed;
   for (std::size_t i = 0; i < kept_.size(); ++i) {
     const FdFacts& entry = kept_[i];
@@ -294,6 +334,8 @@ void FdTableCapture::confirm(RemoteTask& task) {
 }
 
 void FdTableCapture::give_back() {
+  same_contents_.reset();  // looks at kept_
+  full_pipes_.clear();
   asked_.clear();
   if (changes_only_) forget_changes();
   changes_only_ = false;

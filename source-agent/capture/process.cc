@@ -187,7 +187,7 @@ void ProcessCapture::look_at_threads(RemoteTask& task) {
   const std::vector<pid_t> host_tids = list_threads(host_pid_);
   may_have_changed_.reset();  // its helper looks at them
   known_threads_.clear();
-  if (host_tids.size() > kManyThreads) may_have_changed_ = std::make_unique<SharedList<bool>>();
+  if (host_tids.size() > kManyThreads) may_have_changed_ = std::make_unique<SharedList<char>>();
   stop_in_turn(task, host_tids, [this](CaptureContext& context) {
     godwit::look_at_threads(context, blocked_calls_, known_threads_);
   });
@@ -225,23 +225,23 @@ proto::Process ProcessCapture::describe_final(RemoteTask& task, proto::Mappings 
 void ProcessCapture::begin_to_confirm() {
   to_confirm_.clear();
   for (const auto& [tid, known] : known_threads_) to_confirm_.push_back(&known);
-  if (!may_have_changed_) return;
-  may_have_changed_->begin(to_confirm_.size(), [this](std::size_t at) {
-    return to_confirm_[at]->watch.may_have_changed();
-  });
+  if (may_have_changed_) {
+    may_have_changed_->begin(to_confirm_.size(), [this](std::size_t at, SharedList<char>::Party) {
+      return static_cast<char>(to_confirm_[at]->watch.may_have_changed());
+    });
+  }
+  fd_table_.begin_to_compare();
 }
 
 void ProcessCapture::confirm(RemoteTask& task) {
   CaptureContext context{task, host_pid_};
   fd_table_.confirm(task);
   std::set<pid_t> asked = moved_threads_;
-  SharedList<bool>::Results changed(to_confirm_.size());
+  std::vector<char> changed;
   if (may_have_changed_) changed = may_have_changed_->finish();
-  for (std::size_t i = 0; i < changed.size(); ++i) {
+  for (std::size_t i = 0; i < to_confirm_.size(); ++i) {
     const KnownThread& known = *to_confirm_[i];
-    const bool may_have = may_have_changed_
-                              ? changed[i].value_or(true)  // its thread is busy with it
-                              : known.watch.may_have_changed();
+    const bool may_have = may_have_changed_ ? changed.at(i) != 0 : known.watch.may_have_changed();
     if (may_have) asked.insert(known.thread.host_tid());
   }
   confirm_threads(context, known_threads_, asked, leader_.value());

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "common/base/shared_list.h"
+#include "common/kernel/shared_list.h"
 #include "common/model/describe.h"
 #include "common/model/findings.h"
 #include "source-agent/capture/blocked_calls.h"
@@ -93,7 +93,7 @@ class ProcessCapture {
   KnownThreads known_threads_;
   std::set<pid_t> moved_threads_;  // by host tid
   std::vector<const KnownThread*> to_confirm_;
-  std::unique_ptr<SharedList<bool>> may_have_changed_;  // by the number in to_confirm_
+  std::unique_ptr<SharedList<char>> may_have_changed_;  // by the number in to_confirm_
   std::optional<ThreadAnswer> leader_;                  // of the last stop
   std::unique_ptr<Questions> asked_;
 };
