@@ -328,11 +328,13 @@ class Host:
     def _watch_memory(self, roots: list[int], stop: threading.Event, observe) -> None:
         """Samples what the agents and page servers of one migration hold resident together.
 
-        It runs beside what is measured: rarely, and behind everything else that wants to run.
+        It runs beside what is measured: rarely, and behind everything else that wants to run. To
+        list connections takes milliseconds: more rarely then.
         """
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, 0, 10)  # 0: this thread
-        while not stop.wait(0.05):
+        pause_s = 0.05
+        while not stop.wait(pause_s):
             pids = list(roots)
             for pid in pids:  # grows while it is walked
                 # The tasks being restored hang below the agent as well: they are not it.
@@ -342,3 +344,4 @@ class Host:
             self.largest_agent_bytes = max(self.largest_agent_bytes, total)
             if observe:
                 self.observed = max(self.observed, observe(roots[0]))
+                pause_s = min(0.4, pause_s * 1.5)
