@@ -8,8 +8,9 @@ import sys
 import time
 
 from . import images
+from .backed_memory import BackedMemory
 from .bench_pause import ERRORS, WARM_UP_S, Load
-from .bench_stage import Stage, failure_of, prepare_memory
+from .bench_stage import Stage, failure_of
 from .figures import median_phases, print_phases, print_summary, summary_of
 from .network import SERVICE
 from .programs import is_alive, program, wait_until
@@ -17,8 +18,8 @@ from .redis import Redis
 
 FIGURES = ("client_gap_ms", "client_gap_noise_ms", "client_gap_whole_ms",
            "client_gap_whole_noise_ms", "blackout_ms", "checkpoint_ms", "image_mib", "read_copy_ms",
-           "restore_ms", "restore_over_read_copy", "restore_speed_share", "lazy_first_reply_ms",
-           "lazy_running_ms", "lazy_ms")
+           "read_copy_fresh_ms", "restore_ms", "restore_over_read_copy", "restore_speed_share",
+           "restore_speed_share_fresh", "lazy_first_reply_ms", "lazy_running_ms", "lazy_ms")
 MIB = 1 << 20
 AFTER_S = 0.3
 # Asks again and again until there is a reply: prints when that was, CLOCK_REALTIME in ns.
@@ -75,19 +76,18 @@ def save(stage: Stage, redis: Redis, options, image: pathlib.Path) -> dict:
     }
 
 
-def read_and_copy_ms(path: pathlib.Path) -> float:
+def read_and_copy_ms(path: pathlib.Path, fresh: bool) -> float:
     """What a restore can't do without: the file read from its start to its end, out of the page
-    cache, and its bytes copied once. The memory that they go to is there already, which that of a
-    restored process is not."""
+    cache, and its bytes copied once. `fresh`: to pages that the kernel hands out at that moment, as
+    it does for a restored process, else to memory that is there already."""
     size = path.stat().st_size
     block = memoryview(bytearray(MIB))
-    area = bytearray(size)
-    with open(path, "rb", buffering=0) as file:
+    with (open(path, "rb", buffering=0) as file,
+          mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory):
         while file.readinto(block):  # into the page cache
             pass
         file.seek(0)
-        memory = memoryview(area)
-        for at in range(0, size, mmap.PAGESIZE):
+        for at in range(0, 0 if fresh else size, mmap.PAGESIZE):
             memory[at] = 1
         began = time.monotonic()
         at = 0
@@ -106,20 +106,29 @@ def end(redis: Redis) -> None:
 def restore(redis: Redis, options, image: pathlib.Path) -> dict:
     """Whole, held against reading and copying."""
     end(redis)
-    prepare_memory(options.rss_mib)
-    bound_ms = read_and_copy_ms(image / "pages")
-    run = images.restore(redis.host, image)
+    with BackedMemory(options.rss_mib):
+        bound_ms = read_and_copy_ms(image / "pages", fresh=False)
+    with BackedMemory(options.rss_mib):
+        fresh_ms = read_and_copy_ms(image / "pages", fresh=True)
+    with BackedMemory(options.rss_mib):
+        run = images.restore(redis.host, image)
     check(run)
     redis.pid = run.report["pid_destination"]
     took_ms = run.report["total_ms"]
-    return {"read_copy_ms": bound_ms, "restore_ms": took_ms,
-            "restore_over_read_copy": took_ms / bound_ms, "restore_speed_share": bound_ms / took_ms}
+    return {"read_copy_ms": bound_ms, "read_copy_fresh_ms": fresh_ms, "restore_ms": took_ms,
+            "restore_over_read_copy": took_ms / bound_ms, "restore_speed_share": bound_ms / took_ms,
+            "restore_speed_share_fresh": fresh_ms / took_ms}
 
 
 def restore_lazily(stage: Stage, redis: Redis, options, image: pathlib.Path) -> dict:
     """Until the first reply, and until every page was there."""
     end(redis)
-    prepare_memory(options.rss_mib)
+    with BackedMemory(options.rss_mib):
+        return restore_under_probe(stage, redis, image)
+
+
+def restore_under_probe(stage: Stage, redis: Redis, image: pathlib.Path) -> dict:
+    """Restored lazily, while a client asks for a key until there is somebody who answers."""
     probe = stage.clients.start([sys.executable, "-c", PROBE, SERVICE, redis.port, "fill:00000000"],
                                 stdout=subprocess.PIPE, text=True)
     try:
@@ -165,7 +174,8 @@ def tell(number: int, figures: dict) -> None:
           f"{figures['client_gap_noise_ms']:.1f}), whole {figures['client_gap_whole_ms']:.1f} "
           f"({figures['client_gap_whole_noise_ms']:.1f}); restored in {figures['restore_ms']:.0f} "
           f"ms, {100 * figures['restore_speed_share']:.0f} % of read and copy "
-          f"({figures['read_copy_ms']:.0f} ms); lazily: first reply after "
+          f"({figures['read_copy_ms']:.0f} ms; {100 * figures['restore_speed_share_fresh']:.0f} % of "
+          f"that to fresh pages, {figures['read_copy_fresh_ms']:.0f} ms); lazily: first reply after "
           f"{figures['lazy_first_reply_ms']:.1f} ms, whole after {figures['lazy_ms']:.0f} ms",
           flush=True)
 

@@ -3,7 +3,8 @@
 import statistics
 import time
 
-from .bench_stage import Stage, failure_of, prepare_memory, stolen_ms
+from .backed_memory import BackedMemory
+from .bench_stage import Stage, failure_of, stolen_ms
 from .counters import TcpCounters
 from .figures import median_phases, print_phases, print_summary, summary_of
 from .host import Run
@@ -117,10 +118,10 @@ def one_move(stage: Stage, redis: Redis, options, quiet_s: float, mover) -> dict
         start_ns = time.time_ns()
         time.sleep(quiet_s)
         quiet_ns = (start_ns, time.time_ns())
-        prepare_memory(options.rss_mib)
-        stolen = stolen_ms()
-        run, agents_rss_mib = mover(to)
-        stolen = stolen_ms() - stolen
+        with BackedMemory(options.rss_mib):
+            stolen = stolen_ms()
+            run, agents_rss_mib = mover(to)
+            stolen = stolen_ms() - stolen
         redis.follow(to, run)
         time.sleep(AFTER_S)
     except (MoveFailed, PeerFailed) as error:

@@ -2,8 +2,9 @@
 
 import time
 
+from .backed_memory import BackedMemory
 from .bench_pause import ERRORS, WARM_UP_S, Load, is_bad, show_part as show  # noqa: F401
-from .bench_stage import Stage, failure_of, prepare_memory
+from .bench_stage import Stage, failure_of
 from .figures import median_phases, summary_of
 from .host import Run
 from .redis import Redis
@@ -26,8 +27,8 @@ class MoveFailed(Exception):
 def move(stage: Stage, redis: Redis, options, mode: str) -> Run:
     """One move to the other host."""
     to = stage.other(redis.host)
-    prepare_memory(options.rss_mib)
-    run = redis.host.migrate(redis.pid, to, "--addresses", "move", "--mode", mode, timeout_s=600)
+    with BackedMemory(options.rss_mib):
+        run = redis.host.migrate(redis.pid, to, "--addresses", "move", "--mode", mode, timeout_s=600)
     if run.code != 0:
         raise MoveFailed(failure_of(run))
     redis.follow(to, run)

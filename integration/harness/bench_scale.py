@@ -3,7 +3,8 @@
 import statistics
 import time
 
-from .bench_stage import Stage, failure_of, prepare_memory
+from .backed_memory import BackedMemory
+from .bench_stage import Stage, failure_of
 from .figures import median_phases, phases_line
 from .network import SERVICE
 from .programs import touch_and_release
@@ -41,9 +42,9 @@ def one_move(stage: Stage, workload: Workload, mib: int, quiet_s: float) -> tupl
     start_ns = time.time_ns()
     time.sleep(quiet_s)
     quiet_ns = (start_ns, time.time_ns())
-    prepare_memory(mib)
-    run = workload.host.migrate(workload.pid, to, "--addresses", "move", watch_memory=True,
-                                timeout_s=600)
+    with BackedMemory(mib):
+        run = workload.host.migrate(workload.pid, to, "--addresses", "move", watch_memory=True,
+                                    timeout_s=600)
     if run.code != 0:
         raise PointFailed(failure_of(run))
     return run, quiet_ns

@@ -9,9 +9,6 @@ import time
 
 from .host import Host, Keys
 from .network import Network
-from .programs import touch_and_release
-
-SETTLE_S = 0.2
 
 
 class Stage:
@@ -65,12 +62,6 @@ def describe_machine() -> dict:
     total_after, idle_after = ticks()
     return {"processors": os.cpu_count(), "kernel": os.uname().release,
             "busy_before": round(1 - (idle_after - idle) / max(1, total_after - total), 3)}
-
-
-def prepare_memory(mib: int) -> None:
-    """Right before a move: the destination's pages are there at once, see touch_and_release()."""
-    touch_and_release(mib + 64)
-    time.sleep(SETTLE_S)
 
 
 def failure_of(run) -> str:

@@ -5,7 +5,8 @@ import statistics
 import subprocess
 import time
 
-from .bench_stage import Stage, failure_of, prepare_memory
+from .backed_memory import BackedMemory
+from .bench_stage import Stage, failure_of
 from .figures import print_summary, spread, summary_of
 from .host import AGENT_PORT, Host
 from .programs import program, touch_and_release, wait_until
@@ -69,8 +70,8 @@ def plain_tls(stage: Stage, source: Host, to: Host, mib: int, streams: int, buff
 def one_run(stage: Stage, workload: Workload, options) -> dict:
     """One migration, and plain TLS the same way before and after it."""
     source, to = workload.host, stage.other(workload.host)
-    prepare_memory(options.rss_mib)
-    run, streams, agents_rss_mib = move(workload, to)
+    with BackedMemory(options.rss_mib):
+        run, streams, agents_rss_mib = move(workload, to)
     tls = [plain_tls(stage, source, to, options.rss_mib, streams, buffer_bytes)
            for buffer_bytes in TLS_BUFFERS_BYTES]
     best = max(tls, key=lambda sent: sent["bytes_per_s"])
