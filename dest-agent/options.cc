@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/base/error.h"
+#include "common/base/version.h"
 
 namespace godwit {
 namespace {
@@ -80,6 +81,7 @@ DestCommandLine parse_dest_command_line(int argc, const char* const* argv, std::
   int verbose_count = 0;
   CLI::App app("Takes processes in that `migrate` moves here.", "dest-agent");
   app.footer(kFooter)->require_subcommand(0, 1);
+  app.set_version_flag("--version", version_line("dest-agent"), "Say which version this is");
   app.add_option_function<std::string>(
          "--listen",
          [&options](const std::string& text) {

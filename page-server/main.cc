@@ -9,6 +9,7 @@
 #include <string>
 
 #include "common/base/log.h"
+#include "common/base/version.h"
 #include "common/kernel/short_turns.h"
 #include "common/tracking/tracker_probe.h"
 #include "common/wire/tls_stream.h"
@@ -67,6 +68,8 @@ int main(int argc, char** argv) try {
   app.add_option("--link-fd", options.link_fd, "The socket to the agent")
       ->type_name("N")
       ->required();
+  app.set_version_flag("--version", godwit::version_line("page-server"),
+                       "Say which version this is");
   app.add_flag("--verbose", options.verbose, "Log every step");
   CLI11_PARSE(app, argc, argv);
   godwit::set_up_log("page-server",

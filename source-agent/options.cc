@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/base/error.h"
+#include "common/base/version.h"
 #include "source-agent/image_options.h"
 #include "source-agent/option_parts.h"
 #include "source-agent/workload_options.h"
@@ -164,6 +165,7 @@ MigrateCommandLine parse_migrate_command_line(int argc, const char* const* argv,
   Verbosity verbosity;
   CLI::App app("Moves a running process to another host without stopping it.", "migrate");
   app.require_subcommand(0, 1)->footer(kMigrateFooter);
+  app.set_version_flag("--version", version_line("migrate"), "Say which version this is");
   add_migrate(app, options);
   add_verbosity(app, verbosity);
 

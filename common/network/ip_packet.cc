@@ -111,6 +111,11 @@ void fill_checksum(std::string& packet) {
   if (!complete_checksum(packet)) fail("checksum of a packet of {} bytes", packet.size());
 }
 
+void write_address(std::string& packet, std::size_t at, const IpAddress& address) {
+  packet.replace(at, address.size(), reinterpret_cast<const char*>(address.bytes.data()),
+                 address.size());
+}
+
 std::string build_packet(const SocketAddress& from, const SocketAddress& to, int protocol,
                          std::string_view transport) {
   const IpAddress source = from.ip().unmapped();
@@ -131,8 +136,8 @@ std::string build_packet(const SocketAddress& from, const SocketAddress& to, int
     packet[8] = kTimeToLive;
     packet[9] = static_cast<char>(protocol);
   }
-  std::memcpy(packet.data() + (v6 ? 8 : 12), source.bytes.data(), source.size());
-  std::memcpy(packet.data() + (v6 ? 24 : 16), destination.bytes.data(), destination.size());
+  write_address(packet, v6 ? 8 : 12, source);
+  write_address(packet, v6 ? 24 : 16, destination);
   if (!v6) write16(packet, 10, static_cast<std::uint16_t>(~fold(add_words(packet, 0))));
   packet += transport;
   fill_checksum(packet);

@@ -1,5 +1,6 @@
 """Every command of every program explains itself: --help, with an example that is right."""
 
+import platform
 import re
 import subprocess
 import unittest
@@ -69,6 +70,14 @@ class HelpTest(unittest.TestCase):
         lines = [line.strip() for line in text.partition("Example")[2].splitlines()]
         return [line for line in lines
                 if line.split()[:1 + len(words)] == [name, *words]]
+
+    def test_version(self):
+        """Each says which program of which version it is, for which processor."""
+        for name in COMMANDS:
+            done = subprocess.run([program(name), "--version"], text=True, capture_output=True,
+                                  timeout=10)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertRegex(done.stdout, rf"^{name} \d+\.\d+\.\d+ \({platform.machine()}\)\n$")
 
     def test_wrong_usage(self):
         """It is explained on standard error, with an exit code that is not 0."""
