@@ -70,8 +70,9 @@ def _make_links_relative(root: pathlib.Path) -> None:
             path.symlink_to(target)
 
 
-def get_build() -> pathlib.Path:
-    """The build folder for arm64: GODWIT_ARM64_BUILD as it is, else build/arm64, built now."""
+def get_build(*targets: str) -> pathlib.Path:
+    """The build folder for arm64: GODWIT_ARM64_BUILD as it is, else build/arm64, built now; all of it
+    or `targets`."""
     given = os.environ.get("GODWIT_ARM64_BUILD")
     if given:
         return pathlib.Path(given)
@@ -80,7 +81,8 @@ def get_build() -> pathlib.Path:
         if not (folder / "build.ninja").exists():
             run(["cmake", "--preset", "arm64", f"-DGODWIT_SYSROOT={get_sysroot()}"], ROOT)
         print("vm: building for arm64", file=sys.stderr, flush=True)
-        subprocess.run(["cmake", "--build", folder], check=True, stdout=sys.stderr)
+        subprocess.run(["cmake", "--build", folder, "--target", *(targets or ["all"])], check=True,
+                       stdout=sys.stderr)
     return folder
 
 
@@ -101,3 +103,7 @@ def libraries(programs: list[pathlib.Path], root: pathlib.Path) -> dict[str, pat
             found[f"{folder}/{name}"] = path
             programs.append(path)
     return found
+
+
+if __name__ == "__main__":  # as `python3 -m vm.cross [TARGET...]`
+    get_build(*sys.argv[1:])

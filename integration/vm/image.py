@@ -22,6 +22,9 @@ PYTHON = pathlib.Path("/usr/bin/python3.11")
 BUSYBOX = pathlib.Path("/bin/busybox")
 # Programs of the system that scenarios use.
 PROGRAMS = ("redis-server", "redis-cli", "ip", "nft")
+# Libraries whose unit tests go to machines of another processor: those of what rests on the processor,
+# in the order in which a port begins. An image takes its size twice of the machine's memory.
+UNIT_TESTS = ("arch", "remote", "capture", "restore")
 # Of python's library: what no program here imports.
 PYTHON_LEFT_OUT = {"test", "idlelib", "tkinter", "lib2to3", "ensurepip", "pydoc_data", "turtledemo",
                    "distutils", "unittest", "dist-packages", "site-packages", "venv", "curses", "dbm",
@@ -76,8 +79,9 @@ def _files(origin: Origin) -> dict[str, pathlib.Path]:
     for name in ("migrate", "dest-agent", "page-server", "godwit-init"):
         files[f"/godwit/bin/{name}"] = origin.build / "bin" / name
     if origin.tools:
-        for path in sorted((origin.build / "bin").glob("*_test")):
-            files[f"/godwit/tests/{path.name}"] = path
+        for library in UNIT_TESTS:
+            name = f"godwit_{library}_test"
+            files[f"/godwit/tests/{name}"] = origin.build / "bin" / name
     for folder in ("workloads", "tracking"):
         for path in sorted((origin.build / folder).glob("*")):
             files[f"/godwit/{folder}/{path.name}"] = path

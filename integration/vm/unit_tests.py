@@ -1,11 +1,10 @@
 """Unit tests of another processor, in the first machine: the image has them where the project is built
 for it (cross.py)."""
 
+from .image import UNIT_TESTS
 from .pair import Pair
 from .scenarios import Outcome
 
-# Those of what rests on the processor, in the order in which a port begins.
-LIBRARIES = ("arch", "remote", "capture", "restore")
 # What a machine with one processor that is emulated has no time for: threads that take the processor
 # from the test itself, and as many of them as it can hardly start.
 LEFT_OUT = ("RemoteTask.StopsAThreadThatGetsNoProcessor", "RemoteTask.StopsAllThreads",
@@ -16,7 +15,7 @@ TIMEOUT_S = 300
 def unit_tests(pair: Pair) -> Outcome:
     """All of them pass."""
     passed = 0
-    for library in LIBRARIES:
+    for library in UNIT_TESTS:
         done = pair.a.machine.run(f"/godwit/tests/godwit_{library}_test", "--gtest_brief=1",
                                   f"--gtest_filter=-{':'.join(LEFT_OUT)}", timeout_s=TIMEOUT_S)
         if done.code != 0:
