@@ -101,12 +101,15 @@ void ProcessAttributesQuery::read(const BatchOutcome& outcome, pid_t host_pid,
 }
 
 void refuse_asked_state(pid_t host_pid, std::uint64_t permitted, std::uint64_t asked) {
+  const std::uint64_t had = permitted & asked;
+  if (had == 0) return;
   std::string names;
-  for (std::uint32_t number = 0; (permitted & asked) >> number != 0; ++number) {
-    if (((permitted & asked) >> number & 1) == 0) continue;
-    names += (names.empty() ? "" : ", ") + arch::vector_component_name(number);
+  for (std::uint32_t number = 0; number < 64; ++number) {
+    if ((had >> number & 1) == 0) continue;
+    const std::string name = arch::vector_component_name(number);
+    names += names.empty() ? "" : ", ";
+    names += name.empty() ? fmt::format("component {}", number) : name;
   }
-  if (names.empty()) return;
   throw Refused(
       "asked-register-state",
       fmt::format("process {} asked for register state ({}) that it cannot be given again "
