@@ -1,5 +1,6 @@
 // Property 1 of the design, for this layer: an agent that is killed at any instant leaves a process
 // that goes on by itself, and the next agent finds what is left of the first.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -208,6 +209,23 @@ std::size_t count_fds(pid_t pid) {
   return count;
 }
 
+// What each thread does, for a story.
+std::string threads_of(pid_t pid) {
+  const std::string stat = read_file(fmt::format("/proc/{}/stat", pid));
+  // The last field (proc_pid_stat(5)): how it ended, if it did.
+  std::string all = "wait status" + stat.substr(std::min(stat.size(), stat.find_last_of(' ')));
+  for (const pid_t tid : list_threads(pid)) {
+    const std::string folder = fmt::format("/proc/{}/task/{}/", pid, tid);
+    all += fmt::format("\nthread {}: {}", tid, read_file(folder + "syscall"));
+    const std::string status = read_file(folder + "status");
+    for (const char* name : {"State:", "TracerPid:", "SigPnd:", "SigBlk:"}) {
+      const std::size_t at = status.find(name);
+      if (at != status.npos) all += status.substr(at, status.find('\n', at) - at) + "  ";
+    }
+  }
+  return all;
+}
+
 TEST(AgentDeath, LeavesTheTaskRunning) {
   Shared<Workload> load;
   Child child([&] { return work(*load); });
@@ -231,7 +249,7 @@ TEST(AgentDeath, LeavesTheTaskRunning) {
       for (std::size_t n = 0; n < now.size(); ++n) all &= now[n] > before[n];
       return all;
     })) << "something stands still after round "
-        << i;
+        << i << ": " << threads_of(child.pid());
     ASSERT_EQ(load->errors, 0u) << "line " << load->first_error << ", round " << i;
   }
   EXPECT_GT(with_leftovers, kKills / 10);  // else the kills missed the interesting instants

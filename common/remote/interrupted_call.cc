@@ -4,7 +4,10 @@
 // The kernel still remembers, as long as nobody moves the thread: when it goes on it makes
 // restart_syscall of the call. So it goes on, up to the entry of the call (PTRACE_SYSCALL), and is
 // interrupted in it at once. From then on its registers say what it will make. Nothing of that
-// depends on us: when we die in the middle the thread just sleeps on.
+// depends on us: when we die in the middle the thread just sleeps on. That takes
+// PTRACE_O_TRACESYSGOOD: a thread whose tracer dies sends itself the signal that its stop at the
+// entry was told with, and without the option that is SIGTRAP, which ends the process. With it, it
+// is no signal at all.
 #include <sched.h>
 #include <sys/ptrace.h>
 
@@ -40,6 +43,10 @@ void Tracee::show_interrupted_call() {
   shown_call_ = -1;
   if (!arch::may_hide_restart(own_) || !stands_before_call(own_)) return;
   const std::int64_t number = arch::next_call(own_);
+  if ((options_ & PTRACE_O_TRACESYSGOOD) == 0) {
+    if (try_ptrace_set_options(tid(), options_ | PTRACE_O_TRACESYSGOOD) != 0) return;
+    options_ |= PTRACE_O_TRACESYSGOOD;
+  }
   if (!try_ptrace_to_call(tid())) return;
   stopped_ = false;
   const std::int64_t start = monotonic_ns();
@@ -50,15 +57,10 @@ void Tracee::show_interrupted_call() {
     return;
   }
   interrupt();
-  if (stopped_) go(in_call_stop() ? 0 : stop_signal_);
+  if (stopped_) go(stop_signal_);
   wait_event_stop(0);
   arch::Registers registers = own_;
   if (!gone_ && arch::resolve_restart(registers, nullptr)) shown_call_ = number;
-}
-
-bool Tracee::in_call_stop() const {
-  const auto info = ptrace_signal_info(tid());
-  return stop_signal_ == SIGTRAP && info && info->si_code == SIGTRAP;
 }
 
 bool Tracee::interrupted_call(arch::Registers& registers,

@@ -135,7 +135,9 @@ void Tracee::note_stop(int status) {
   const int event = status >> 16;
   const int signal = WSTOPSIG(status);
   in_signal_stop_ = event == 0;
-  stop_signal_ = in_signal_stop_ ? signal : 0;
+  // At the entry of a call (PTRACE_O_TRACESYSGOOD) there is no signal to be delivered.
+  constexpr int kCallStop = SIGTRAP | 0x80;
+  stop_signal_ = in_signal_stop_ && signal != kCallStop ? signal : 0;
   if (event == PTRACE_EVENT_STOP) group_stop_signal_ = signal == SIGTRAP ? 0 : signal;
 }
 

@@ -104,7 +104,6 @@ class Tracee {
   // (arch::may_hide_restart).
   void show_interrupted_call();
   bool stands_before_call(const arch::Registers& registers) const;
-  bool in_call_stop() const;  // of PTRACE_SYSCALL
   void restore_own_state();
   void read_own_state();
   // The thread leaves its stop; the signal whose delivery the stop interrupted goes on.
