@@ -1,12 +1,31 @@
 #include "common/kernel/fd_limit.h"
 
+#include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+
 #include "common/base/error.h"
+#include "common/base/unique_fd.h"
 
 namespace godwit {
 
-void raise_descriptor_limit() {
+namespace {
+
+// The kernel waits for RCU, milliseconds, each time that a table which threads share gets too
+// small (expand_fdtable()). This one is large from the beginning: 8 bytes a descriptor.
+void make_table_large() {
+  constexpr rlim_t kOpenAtOnce = 1 << 15;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_system("read RLIMIT_NOFILE");
+  const UniqueFd any(::eventfd(0, EFD_CLOEXEC));
+  if (!any.valid()) throw_system("open an eventfd");
+  const int last = static_cast<int>(std::min(limit.rlim_cur, kOpenAtOnce)) - 1;
+  const UniqueFd far(::fcntl(any.get(), F_DUPFD_CLOEXEC, last));
+}
+
+void raise_limit() {
   // Ten thousands for what is moved, and three for each of as many threads.
   constexpr rlim_t kPlenty = 1 << 18;
   rlimit limit{};
@@ -19,6 +38,13 @@ void raise_descriptor_limit() {
   if (limit.rlim_cur == limit.rlim_max) return;
   limit.rlim_cur = limit.rlim_max;
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) throw_system("raise RLIMIT_NOFILE");
+}
+
+}  // namespace
+
+void raise_descriptor_limit() {
+  raise_limit();
+  make_table_large();
 }
 
 std::size_t descriptors_for_watches() {

@@ -6,7 +6,7 @@
 // begun and not ended when they meet, a single item, and lends it precedence for that: it may have
 // lost its processor with a lock in its hands.
 //
-// Thread: begin() and finish() by one thread.
+// Thread: begin(), finish() and withdraw() by one thread.
 #pragma once
 
 #include <sched.h>
@@ -20,6 +20,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -40,23 +42,36 @@ class SharedList {
   enum class Party { kCaller, kHelper };
   using Work = std::function<Result(std::size_t at, Party who)>;
 
+  // Nothing where the host has no room for one more thread (EAGAIN, pthread_create(3)).
+  static std::unique_ptr<SharedList> try_make() {
+    try {
+      return std::make_unique<SharedList>();
+    } catch (const std::system_error& error) {
+      log_warning("one thread does the work of two: {}", error.what());
+      return nullptr;
+    }
+  }
+
   SharedList() : helper_([this] { help(); }) {}
   SharedList(const SharedList&) = delete;
   SharedList& operator=(const SharedList&) = delete;
   // Waits until the helper has ended what it has begun.
   ~SharedList() {
+    withdraw();
     {
       const std::scoped_lock lock(mutex_);
       over_ = true;
-      if (job_) job_->taken_to = job_->results.size();
     }
     wake_.notify_all();
+    std::optional<Precedence> precedence;  // on a busy host it would come to its end much later
+    if (helper_tid_ != 0) precedence.emplace(Precedence::OfThread{helper_tid_});
     helper_.join();
   }
 
   // The helper begins with number `count` - 1. Both threads call `work` at a time, until finish()
   // has returned; what it throws in the helper ends the helper's part.
   void begin(std::size_t count, Work work) {
+    withdraw();
     const auto job = std::make_shared<Job>(count, std::move(work));
     {
       const std::scoped_lock lock(mutex_);
@@ -70,10 +85,7 @@ class SharedList {
   std::vector<Result> finish() {
     const std::shared_ptr<Job> job = std::exchange(last_, nullptr);
     if (!job) return {};
-    const ScopeExit no_more([&] {
-      job->taken_to = job->results.size();
-      await_helper(*job);
-    });
+    const ScopeExit no_more([&] { end(*job); });
     for (std::size_t at = 0; at < job->results.size(); ++at) {
       job->taken_to = at + 1;
       if (at >= job->begun_from) {
@@ -83,6 +95,11 @@ class SharedList {
       job->results[at] = job->work(at, Party::kCaller);
     }
     return job->results;
+  }
+
+  // What is not done yet is not wanted: nobody calls `work` any more.
+  void withdraw() {
+    if (const std::shared_ptr<Job> job = std::exchange(last_, nullptr)) end(*job);
   }
 
  private:
@@ -114,15 +131,21 @@ class SharedList {
     job.stopped = true;
   }
 
+  void end(Job& job) {
+    job.taken_to = job.results.size();
+    await_helper(job);
+  }
+
   // Until it has ended what it has begun, or left it.
   void await_helper(const Job& job) {
     constexpr std::int64_t kSoonNs = 20'000;
+    constexpr useconds_t kShortlyUs = 20;
     const auto is_busy = [&] { return job.done_from > job.begun_from && !job.stopped; };
     const std::int64_t began_ns = monotonic_ns();
     while (is_busy()) {
       if (monotonic_ns() - began_ns < kSoonNs) continue;
       const Precedence precedence(Precedence::OfThread{helper_tid_});
-      while (is_busy()) ::sched_yield();
+      while (is_busy()) ::usleep(kShortlyUs);
     }
   }
 

@@ -85,6 +85,35 @@ TEST(SharedListTest, WhatTheHelperCannotDoTheCallerDoes) {
   for (std::size_t i = 0; i < 10; ++i) EXPECT_EQ(results[i], i);
 }
 
+TEST(SharedListTest, NothingIsCalledAnyMoreWhenItWasWithdrawn) {
+  List list;
+  std::atomic<bool> wanted = true;
+  std::atomic<bool> too_late = false;
+  for (int again = 0; again < 20; ++again) {
+    wanted = true;
+    list.begin(1000, [&](std::size_t at, List::Party) {
+      std::this_thread::sleep_for(1ms);
+      if (!wanted) too_late = true;
+      return at;
+    });
+    if (again % 2 == 0) std::this_thread::sleep_for(1ms);
+    list.withdraw();
+    wanted = false;
+    EXPECT_TRUE(list.finish().empty());
+    std::this_thread::sleep_for(3ms);
+    EXPECT_FALSE(too_late);
+  }
+}
+
+TEST(SharedListTest, ALaterListTakesThePlaceOfAnUnfinishedOne) {
+  List list;
+  for (std::size_t again = 1; again <= 50; ++again) {
+    list.begin(100, [again](std::size_t at, List::Party) { return at * again; });
+  }
+  const auto results = list.finish();
+  for (std::size_t i = 0; i < 100; ++i) EXPECT_EQ(results[i], i * 50);
+}
+
 TEST(SharedListTest, NothingIsCalledAnyMoreWhenItHasThrown) {
   List list;
   for (int again = 0; again < 20; ++again) {

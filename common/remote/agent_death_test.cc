@@ -155,12 +155,12 @@ int meddle(pid_t pid, unsigned seed, std::atomic<bool>& begun) {
       batch.add(SYS_close, {fd});
       task.stop();
       task.run(batch);
-      for (int i = 0; i < 3; ++i) {
-        task.run_on(task.threads()[random() % task.threads().size()], batch);
-      }
       std::vector<Tracee*> all;
       for (Tracee& thread : task.threads()) all.push_back(&thread);
       task.run_on_each(all, batch, [](Tracee&, const BatchOutcome&) {});
+      for (int i = 0; i < 3; ++i) {
+        task.run_on(task.threads()[random() % task.threads().size()], batch);
+      }
       if (random() % 4 == 0) task.step_out_of_vdso(task.leader());
       task.resume();
     }

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "common/base/error.h"
+#include "common/base/scope_exit.h"
 #include "common/kernel/proc_maps.h"
 #include "common/remote/remote_task_state.h"
 
@@ -276,7 +277,7 @@ void RemoteTask::State::run_at_once(std::span<Tracee* const> some, const Syscall
       take(*some[i], *outcomes[i]);
     });
   }
-  for (Tracee* thread : some) thread->give_back();
+  for (Tracee* thread : some) attempt([&] { thread->give_back(); });
   if (failure) std::rethrow_exception(failure);
 }
 
@@ -292,6 +293,11 @@ void RemoteTask::run_on_each(std::span<Tracee* const> threads, const SyscallBatc
     return;
   }
   threads.front()->give_back();
+  // All are given back, or one could not be: the next batch looks at every thread.
+  const ScopeExit nobody([&] {
+    state.lent = SIZE_MAX;
+    state.runner.forget_owner();
+  });
   for (std::size_t at = 0; at < threads.size(); at += at_once) {
     state.run_at_once(threads.subspan(at, std::min(at_once, threads.size() - at)), batch, take);
   }

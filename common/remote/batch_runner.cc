@@ -142,6 +142,7 @@ bool BatchRunner::handle_stop(Tracee& thread, int status, arch::Registers& regis
   const bool notified =
       WSTOPSIG(status) == thread.notify_signal_ && arch::stub_has_notified(registers, code_);
   if (is_fault(*info)) {
+    thread.stop_signal_ = 0;  // of our code: the program never gets it
     fail("the code in process {} met signal {} (code {}) at {:#x}, address {:#x}", pid_,
          info->si_signo, info->si_code, registers.instruction_pointer(),
          reinterpret_cast<std::uintptr_t>(info->si_addr));

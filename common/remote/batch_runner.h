@@ -36,6 +36,8 @@ class BatchRunner {
   // use in between. The thread goes back to its program by Tracee::give_back().
   void begin_walk(Tracee& thread, std::size_t area, Address rows, std::uint64_t count);
   std::uint64_t end_walk(Tracee& thread);
+  // The save areas hold nobody's registers any more: every thread has been given back.
+  void forget_owner() { owner_ = 0; }
   // Something to do here during the next walk().
   void do_meanwhile(std::function<void()> work) { meanwhile_ = std::move(work); }
   // exit(2) of that thread only.

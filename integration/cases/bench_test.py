@@ -139,7 +139,7 @@ class BenchTest(unittest.TestCase):
         code, found, output = self.bench("scale", "--quick", "--runs", "1", "--quiet-s", "0.1")
         self.assertEqual(code, 0, output)
         self.assertEqual([point["kind"] for point in found["points"]],
-                         ["resident", "threads", "descriptors", "connections", "mappings"])
+                         ["resident", "threads", "descriptors", "connections", "mappings", "mixed"])
         for point in found["points"]:
             self.assertGreater(point["blackout_ms"], 0, point)
             self.assertGreater(point["blackout_phases_ms"]["stop"], 0, point)

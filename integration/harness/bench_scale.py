@@ -19,7 +19,9 @@ KINDS = {
     "descriptors": ("descriptors", "--descriptors", (10, 100, 1000, 10000), 1000),
     "connections": ("connections", "", (1, 10, 100, 1000), 100),
     "mappings": ("mappings", "--mappings", (100, 1000, 10000, 30000), 1000),
+    "mixed": ("connections", "", (1, 100, 1000), 100),  # of a service as they are
 }
+MIXED = {"--threads": 40, "--descriptors": 200, "--mappings": 200}
 PORT = 7000
 BASE_MIB = 16  # of the points that are not about memory
 
@@ -33,6 +35,8 @@ def arguments_of(kind: str, size: int) -> list[str]:
     words = {"--mib": BASE_MIB, "--address": SERVICE, "--port": PORT}
     if KINDS[kind][1]:
         words[KINDS[kind][1]] = size
+    if kind == "mixed":
+        words.update(MIXED)
     return [str(word) for pair in words.items() for word in pair]
 
 
@@ -87,7 +91,7 @@ def measure_point(stage: Stage, kind: str, size: int, options) -> list[dict]:
     workload = Workload(stage.hosts[0], "crowd", *arguments_of(kind, size), ready_timeout_s=300)
     try:
         client = Client(stage.clients, "client_crowd", SERVICE, PORT, "--connections",
-                        size if kind == "connections" else 1)
+                        size if kind in ("connections", "mixed") else 1)
         try:
             runs = moves(stage, workload, mib, options)
         finally:

@@ -50,8 +50,7 @@ void FdTableCapture::expect_stop() {
   constexpr std::ptrdiff_t kManyPipes = 64;  // fewer take less time than to wake up a helper
   const auto full = std::ranges::count_if(
       shape_, [](const FdFacts& facts) { return facts.pipe && !facts.pipe->contents().empty(); });
-  same_contents_.reset();
-  if (full > kManyPipes) same_contents_ = std::make_unique<SharedList<char>>();
+  same_contents_ = full > kManyPipes ? SharedList<char>::try_make() : nullptr;
   glance_.prepare(shape_, directory_, shape_began_ns_);
 }
 
@@ -334,7 +333,7 @@ void FdTableCapture::confirm(RemoteTask& task) {
 }
 
 void FdTableCapture::give_back() {
-  same_contents_.reset();  // looks at kept_
+  if (same_contents_) same_contents_->withdraw();  // it looks at kept_
   full_pipes_.clear();
   asked_.clear();
   if (changes_only_) forget_changes();

@@ -187,7 +187,7 @@ void ProcessCapture::look_at_threads(RemoteTask& task) {
   const std::vector<pid_t> host_tids = list_threads(host_pid_);
   may_have_changed_.reset();  // its helper looks at them
   known_threads_.clear();
-  if (host_tids.size() > kManyThreads) may_have_changed_ = std::make_unique<SharedList<char>>();
+  if (host_tids.size() > kManyThreads) may_have_changed_ = SharedList<char>::try_make();
   stop_in_turn(task, host_tids, [this](CaptureContext& context) {
     godwit::look_at_threads(context, blocked_calls_, known_threads_);
   });
