@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <thread>
 
 #include "common/base/error.h"
@@ -51,6 +52,34 @@ TEST(ProcStatus, ReadsThisProcessAndItsThreads) {
   std::jthread([&] { seen = list_threads(getpid()); }).join();
   ASSERT_GE(seen.size(), 2u);
   EXPECT_EQ(seen.front(), getpid());
+}
+
+TEST(ProcStatus, ATaskWithoutItsIdsHasEnded) {
+  for (const char* text : {"Tgid:\t4\nPid:\t5\nNSpid:\t0\n", "Tgid:\t4\nPid:\t5\nNSpid:\t5\t0\n",
+                           "Tgid:\t0\nPid:\t5\nNSpid:\t5\n"}) {
+    try {
+      parse_proc_status(text);
+      ADD_FAILURE() << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ESRCH) << text;
+    }
+  }
+}
+
+TEST(ProcStatus, ThreadsThatEndWhileTheyAreReadAreGoneOrWhole) {
+  std::jthread ending([](const std::stop_token& stop) {
+    while (!stop.stop_requested()) std::jthread([] {}).join();
+  });
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(300);
+  int gone = 0;
+  while (std::chrono::steady_clock::now() < end) {
+    for (const pid_t tid : list_threads(getpid())) {
+      const auto status = try_read_proc_status(fmt::format("/proc/self/task/{}", tid));
+      EXPECT_EQ(status ? status->inner_pid() : tid, tid);
+      gone += status ? 0 : 1;
+    }
+  }
+  EXPECT_GT(gone, 0);
 }
 
 TEST(ProcStat, NameMayHoldBrackets) {

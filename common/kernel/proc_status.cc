@@ -77,6 +77,12 @@ const std::unordered_map<std::string_view, Reader>& readers() {
   return table;
 }
 
+// A task that ends while its status is read has lost its ids already: the kernel writes zeros.
+bool has_ended(const ProcStatus& status) {
+  const auto& ids = status.namespace_pids;
+  return status.tgid == 0 || status.pid == 0 || std::find(ids.begin(), ids.end(), 0) != ids.end();
+}
+
 }  // namespace
 
 ProcStatus parse_proc_status(std::string_view text) {
@@ -88,7 +94,8 @@ ProcStatus parse_proc_status(std::string_view text) {
     const auto reader = readers().find(line.substr(0, colon));
     if (reader != readers().end()) reader->second(status, trim(line.substr(colon + 1)));
   }
-  if (status.tgid == 0 || status.pid == 0) fail("status without Tgid and Pid");
+  if (status.tgid == 0 && status.pid == 0) fail("status without Tgid and Pid");
+  if (has_ended(status)) throw_errno(ESRCH, "a task that has ended");
   return status;
 }
 
