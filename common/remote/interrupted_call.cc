@@ -17,6 +17,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/error.h"
+#include "common/kernel/proc_status.h"
 #include "common/kernel/ptrace.h"
 #include "common/remote/tracee.h"
 
@@ -41,11 +42,16 @@ bool Tracee::stands_before_call(const arch::Registers& registers) const {
 
 void Tracee::show_interrupted_call() {
   shown_call_ = -1;
+  switches_at_stop_.reset();
   if (!arch::may_hide_restart(own_) || !stands_before_call(own_)) return;
   const std::int64_t number = arch::next_call(own_);
   if ((options_ & PTRACE_O_TRACESYSGOOD) == 0) {
     if (try_ptrace_set_options(tid(), options_ | PTRACE_O_TRACESYSGOOD) != 0) return;
     options_ |= PTRACE_O_TRACESYSGOOD;
+  }
+  // Now: how many more there will be depends on who else wants the processor.
+  if (const auto status = try_read_proc_status(fmt::format("/proc/{}", tid()))) {
+    switches_at_stop_ = status->voluntary_switches;
   }
   if (!try_ptrace_to_call(tid())) return;
   stopped_ = false;

@@ -77,6 +77,9 @@ class Tracee {
   std::optional<RseqConfiguration> rseq() const;              // PTRACE_GET_RSEQ_CONFIGURATION
   // arch::resolve_restart() for this thread.
   bool interrupted_call(arch::Registers& registers, arch::InterruptedCall* interrupted) const;
+  // How often the thread had gone to sleep when it stopped (proc_pid_status(5),
+  // voluntary_ctxt_switches), where finding out its call has made it sleep again since.
+  std::optional<std::uint64_t> switches_at_stop() const { return switches_at_stop_; }
   // Registers that were set go on with call `number`, where they do not say so themselves.
   void note_interrupted_call(std::int64_t number) { shown_call_ = number; }
 
@@ -127,8 +130,9 @@ class Tracee {
   bool in_signal_stop_ = false;
   int stop_signal_ = 0;  // the signal that the stop holds up and that goes on with the thread
   int group_stop_signal_ = 0;
-  int notify_signal_ = 0;                 // the stub's, as long as the thread is lent to it
-  std::int64_t shown_call_ = -1;          // what restart_syscall(2) goes on with, seen in this stop
+  int notify_signal_ = 0;         // the stub's, as long as the thread is lent to it
+  std::int64_t shown_call_ = -1;  // what restart_syscall(2) goes on with, seen in this stop
+  std::optional<std::uint64_t> switches_at_stop_;
   std::vector<siginfo_t> taken_signals_;  // met during a batch, queued again on the way out
   std::vector<std::pair<int, std::vector<std::byte>>> lost_regsets_;
 };

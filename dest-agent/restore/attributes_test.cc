@@ -94,6 +94,7 @@ class Subject {
   Child child_;
   std::optional<RemoteTask> task_;
 };
+constexpr int kTimerCreateRestoreIds = 77;  // PR_TIMER_CREATE_RESTORE_IDS
 void handler(int) {}
 
 void set_signals() {
@@ -162,7 +163,7 @@ void set_attributes() {
   const UniqueFd score = open_file("/proc/self/oom_score_adj", O_WRONLY);
   if (write(filter.get(), "0x11", 4) != 4 || write(score.get(), "77", 2) != 2) _exit(1);
   umask(0134);
-  if (chdir("/usr/share") != 0) _exit(1);
+  if (chdir("/usr/lib") != 0) _exit(1);
   const rlimit files{100, 200};
   setrlimit(RLIMIT_NOFILE, &files);
   const rlimit core{1000, 2000};
@@ -425,6 +426,7 @@ TEST(RestoreTimers, GoOnWhenTheirSignalIsTaken) {
 }
 
 TEST(RestoreLaw, TimersThatChangedAreReplaced) {
+  if (prctl(kTimerCreateRestoreIds, 0, 0, 0, 0) != 0) GTEST_SKIP() << "no number is given twice";
   Subject subject(set_timers, nothing);
   CaptureContext context = subject.context();
   const proto::Timers have = capture_timers(context);
@@ -468,18 +470,18 @@ TEST(RestoreTimers, NumbersByCountingWhereTheKernelGivesNone) {
 TEST(RestoreFilesystemContext, RootAndDirectoryInsideIt) {
   proto::FilesystemContext want;
   want.set_root("/usr");
-  want.set_working_directory("/usr/share");
+  want.set_working_directory("/usr/lib");
   Subject subject(nothing, nothing);
   run(subject.task(), [&](SyscallBatch& batch) {
     plan_filesystem_context(filesystem_context_here(), want, batch);
   });
   CaptureContext context = subject.context();
   EXPECT_EQ(capture_filesystem_context(context).root(), "/usr");
-  EXPECT_EQ(capture_filesystem_context(context).working_directory(), "/usr/share");
-  proto::FilesystemContext next = want;
-  next.set_working_directory("/usr/lib");
-  run(subject.task(), [&](SyscallBatch& batch) { plan_filesystem_context(want, next, batch); });
   EXPECT_EQ(capture_filesystem_context(context).working_directory(), "/usr/lib");
+  proto::FilesystemContext next = want;
+  next.set_working_directory("/usr");
+  run(subject.task(), [&](SyscallBatch& batch) { plan_filesystem_context(want, next, batch); });
+  EXPECT_EQ(capture_filesystem_context(context).working_directory(), "/usr");
   next.set_root("/");
   SyscallBatch batch;
   EXPECT_THROW(plan_filesystem_context(want, next, batch), Error);

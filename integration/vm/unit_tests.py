@@ -7,10 +7,11 @@ from .scenarios import Outcome
 
 # What a machine with one processor that is emulated has no time for: threads that take the processor
 # from the test itself, as many of them as it can hardly start, and one that is known to have stood still
-# by the nanoseconds for which it ran.
+# by the nanoseconds for which it ran. And the networks, which know nothing of the processor: a shell
+# of busybox makes none, it has an ip of its own.
 LEFT_OUT = ("RemoteTask.StopsAThreadThatGetsNoProcessor", "RemoteTask.StopsAllThreads",
             "AgentDeath.LosesNoSignalThatItHoldsUp",
-            "LastLook.ThreadsThatStandStillAreTakenFromBefore")
+            "LastLook.ThreadsThatStandStillAreTakenFromBefore", "Families/*")
 TIMEOUT_S = 300
 
 

@@ -239,13 +239,11 @@ std::optional<BlockedCallWatch::Call> BlockedCallWatch::call_of(pid_t host_pid,
   if (sight == sights_.end() || !sight->second.call.same_place(call.place)) return call;
   if (restarted) call.number = sight->second.call.number;
   if (call.number != sight->second.call.number) return call;
-  // One switch: the stop itself, or the stops that it took. More: it was awake, and this may be
-  // another call of the same kind.
-  const std::uint64_t switches_of_stop = arch::rewinds_before_stop() ? 3 : 1;
-  const auto times = read_run_times(directory_of(host_pid, tracee.tid()));
-  if (times.voluntary_switches <= sight->second.switches + switches_of_stop) {
-    call.begun_ns = sight->second.begun_ns;
-  }
+  // One switch: the stop itself. More: it was awake, and this may be another call of the same kind.
+  const auto at_stop = tracee.switches_at_stop();
+  const std::uint64_t switches =
+      at_stop ? *at_stop : read_run_times(directory_of(host_pid, tracee.tid())).voluntary_switches;
+  if (switches <= sight->second.switches + 1) call.begun_ns = sight->second.begun_ns;
   return call;
 }
 
