@@ -135,15 +135,16 @@ std::span<const int> notes_lost_by_calls();
 std::span<const int> further_notes();
 int vector_note_type();             // NT_X86_XSTATE, NT_PRFPREG
 std::uint64_t vector_state_mask();  // components a task may have state in (XCR0); 0 if fixed
-// Clears what may differ between two equal states: which components were in use is a matter of how
-// the state was loaded, not of what a task can see of it.
-void clear_vector_bookkeeping(std::span<std::byte> state);
+// Clears what may differ between two equal states, in the content of a regset: which components
+// were in use is a matter of how the state was loaded, and how long it could be one of the
+// processor.
+void clear_bookkeeping(int note, std::span<std::byte> content);
 std::size_t vector_state_bytes();  // size of the regset on this host
 
 // --- What programs may use of this processor -----------------------------------------------------
 
 // Instruction sets that the processor has and the kernel has enabled, as a program sees them, by
-// the names of /proc/cpuinfo.
+// the names of /proc/cpuinfo; the lengths in bits that its vectors may have as sve-128, sve-256.
 std::vector<std::string_view> instruction_sets();
 
 // Part of the regset vector_note_type() that processors may lack, or have elsewhere.

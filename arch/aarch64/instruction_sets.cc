@@ -1,9 +1,12 @@
 // What the kernel tells programs of this processor (Documentation/arch/arm64/elf_hwcaps.rst): the
 // bits of AT_HWCAP and AT_HWCAP2 by their names in /proc/cpuinfo. evtstrm is of the kernel's timer,
-// and no instruction.
+// and no instruction. A vector length of SVE is an instruction set to programs: what they compute
+// with depends on it.
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 
 #include <array>
+#include <thread>
 
 #include "arch/arch.h"
 
@@ -33,12 +36,31 @@ void add(const std::array<const char*, kCount>& table, unsigned long bits,
   }
 }
 
+constexpr std::array<const char*, 16> kVectorLengths = {
+    "sve-128",  "sve-256",  "sve-384",  "sve-512",  "sve-640",  "sve-768",  "sve-896",  "sve-1024",
+    "sve-1152", "sve-1280", "sve-1408", "sve-1536", "sve-1664", "sve-1792", "sve-1920", "sve-2048"};
+constexpr unsigned long kVectorUnitBytes = 16;
+
+// The kernel takes the longest one that there is up to what was asked for
+// (Documentation/arch/arm64/sve.rst). It is the thread's, and changing it costs registers.
+void add_vector_lengths(std::vector<std::string_view>& names) {
+  for (std::size_t i = 0; i < kVectorLengths.size(); ++i) {
+    const unsigned long bytes = (i + 1) * kVectorUnitBytes;
+    const int got = ::prctl(PR_SVE_SET_VL, bytes, 0, 0, 0);
+    if (got < 0) return;  // no SVE
+    if ((static_cast<unsigned long>(got) & PR_SVE_VL_LEN_MASK) == bytes) {
+      names.emplace_back(kVectorLengths[i]);
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<std::string_view> instruction_sets() {
   std::vector<std::string_view> names;
   add(kNames, getauxval(AT_HWCAP), names);
   add(kMoreNames, getauxval(AT_HWCAP2), names);
+  std::thread([&] { add_vector_lengths(names); }).join();
   return names;
 }
 

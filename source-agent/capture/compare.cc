@@ -104,15 +104,19 @@ void forget_new_timer_signals(const PendingSignals& expected, PendingSignals& fo
   found.erase(std::remove_if(found.begin(), found.end(), is_new), found.end());
 }
 
-void clear_vector_bookkeeping(proto::Process& process) {
+void clear_bookkeeping(proto::Process& process) {
   for (proto::Thread& thread : *process.mutable_threads()) {
     const auto* registers = reinterpret_cast<const std::byte*>(thread.vector_registers().data());
     std::vector<std::byte> state(registers, registers + thread.vector_registers().size());
     state.resize(thread.vector_bytes());
     arch::fit_vector_state(state);  // another processor's may be larger
-    arch::clear_vector_bookkeeping(state);
+    arch::clear_bookkeeping(arch::vector_note_type(), state);
     thread.set_vector_registers(state.data(), state.size());
     thread.set_vector_bytes(static_cast<std::uint32_t>(state.size()));
+    for (proto::RegisterSet& set : *thread.mutable_further_registers()) {
+      arch::clear_bookkeeping(static_cast<int>(set.note()),
+                              std::as_writable_bytes(std::span(*set.mutable_content())));
+    }
   }
 }
 
@@ -182,8 +186,8 @@ std::vector<std::string> compare_processes(const proto::Process& expected,
   *joined_found.mutable_mappings() = join_areas(without_page_size_hint(found.mappings()));
   forget_new_timer_signals(expected, joined_found);
   forget_ended_sleeps(expected, joined_found);
-  clear_vector_bookkeeping(joined_expected);
-  clear_vector_bookkeeping(joined_found);
+  clear_bookkeeping(joined_expected);
+  clear_bookkeeping(joined_found);
   if (!differencer.Compare(joined_expected, joined_found)) lines = lines_of(text);
   compare_divisions(expected.mappings(), found.mappings(), lines);
   for (std::string& line : compare_fd_tables(expected.fd_table(), found.fd_table())) {
