@@ -5,8 +5,8 @@ import re
 import unittest
 
 from harness import images
+from harness.image_case import ImageCase
 from harness.programs import wait_until
-from image_test import ImageCase
 
 PARAMETERS = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
 

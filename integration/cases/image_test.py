@@ -8,35 +8,10 @@ import subprocess
 import time
 import unittest
 
-from harness import MoveCase, Redis, images, programs
+from harness import Redis, images, programs
 from harness.cases import number_from_environment
+from harness.image_case import ImageCase
 from harness.programs import program, wait_until
-
-
-class ImageCase(MoveCase):
-    """Hosts without a destination agent: none is needed."""
-
-    AGENTS = ()
-
-    def setUp(self):
-        super().setUp()
-        self.images = self.folder / "images"
-        self.images.mkdir()
-
-    def save(self, moved, name, *extra):
-        """A checkpoint that must work."""
-        run = images.checkpoint(moved.host, moved.pid, self.images / name, *extra)
-        self.assertEqual(run.code, 0, str(run))
-        self.assertEqual(run.report["state"], "Completed", str(run))
-        verified = images.look("images", "verify", self.images / name)
-        self.assertEqual(verified.returncode, 0, verified.stderr)
-        return run
-
-    def bring_back(self, moved, host, name, *extra):
-        """A restore that must work."""
-        run = images.restore_moved(moved, host, self.images / name, *extra)
-        self.assertEqual(run.code, 0, str(run))
-        return run
 
 
 class SaveAndRestore(ImageCase):

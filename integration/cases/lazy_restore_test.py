@@ -4,28 +4,16 @@ import shutil
 import time
 import unittest
 
-from harness import MoveCase, Redis, images, programs
+from harness import Redis, images, programs
+from harness.image_case import ImageCase
 from harness.programs import wait_until
 
 # Bytes a second of what nobody waits for: slow enough to do something meanwhile.
 SLOW = ("--max-bandwidth", "16M")
 
 
-class LazyCase(MoveCase):
-    """Hosts without agents."""
-
-    AGENTS = ()
-
-    def setUp(self):
-        super().setUp()
-        self.images = self.folder / "images"
-        self.images.mkdir()
-
-    def save(self, moved, name, *extra):
-        """A checkpoint that must work."""
-        run = images.checkpoint(moved.host, moved.pid, self.images / name, *extra)
-        self.assertEqual(run.code, 0, str(run))
-        return run
+class LazyCase(ImageCase):
+    """Restored by a command that lives on until every page is there."""
 
     def begin(self, moved, host, name, *extra):
         """Starts a lazy restore and waits until the process runs."""

@@ -7,8 +7,8 @@ import time
 import unittest
 
 from harness import images
+from harness.image_case import ImageCase
 from harness.programs import is_alive, wait_until
-from image_test import ImageCase
 
 
 class OneInstant(ImageCase):
